@@ -1,0 +1,1 @@
+"""REST handlers, one file per audience: producers, inbox, admin, health."""

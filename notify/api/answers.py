@@ -1,0 +1,78 @@
+"""Answers: problem details (RFC 9457) and plain JSON, for handlers of the framework and lean routes alike."""
+
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+import msgspec
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
+
+from notify.batch import Blocked, Interrupted, Poisoned
+from notify.errors import InvalidRequest, MethodNotAllowed, NotFound, Problem, Unavailable
+
+log = structlog.get_logger()
+
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+_encode = msgspec.json.Encoder().encode
+
+
+async def answer(send: Send, status: int, content: object, headers: Mapping[str, str] | None = None) -> None:
+    """Send a whole JSON answer through ASGI."""
+    await _send(send, status, _encode(content), {"content-type": "application/json", **(headers or {})})
+
+
+async def answer_problem(send: Send, problem: Problem) -> None:
+    """Send a problem through ASGI."""
+    headers = {"content-type": PROBLEM_MEDIA_TYPE, **problem.headers}
+    await _send(send, problem.status, _encode(describe(problem)), headers)
+
+
+async def _send(send: Send, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+    lines = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    lines.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": lines})
+    await send({"type": "http.response.body", "body": body})
+
+
+def describe(problem: Problem) -> dict[str, object]:
+    """Return a problem as its JSON object."""
+    members: dict[str, object] = {
+        "type": problem.slug,
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+    }
+    if problem.errors:
+        members["errors"] = problem.errors
+    return members
+
+
+def recognize(error: Exception) -> Problem:
+    """Return the problem that an exception is to the person who called."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, NotFoundException):
+        return NotFound("no such path")
+    if isinstance(error, MethodNotAllowedException):
+        problem: Problem = MethodNotAllowed("this path does not take that method")
+        problem.headers.update(error.headers or {})
+        return problem
+    if isinstance(error, HTTPException) and 400 <= error.status_code < 500:  # noqa: PLR2004 - the range of HTTP's client errors
+        return InvalidRequest(error.detail)
+    if isinstance(error, Poisoned):
+        return InvalidRequest("the database refuses a value in this request")
+    if isinstance(error, Interrupted | Blocked):
+        return Unavailable(f"the database can't answer at the moment ({error})")
+    log.error("request.broken", exc_info=error)
+    return Problem("this is a fault of the service; it has been logged")
+
+
+def handle_exception(_request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, object]]:
+    """Turn whatever a handler raises into a problem (the framework's exception handler)."""
+    problem = recognize(error)
+    return Response(
+        describe(problem), status_code=problem.status, media_type=PROBLEM_MEDIA_TYPE, headers=problem.headers
+    )

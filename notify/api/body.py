@@ -1,0 +1,143 @@
+"""Reading and checking request bodies.
+
+Keeps the promise that a refusal names every bad field at once (contract, section 4): a body that decodes is checked on
+the fast path; one that does not is taken apart field by field.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from notify.errors import FieldError, InvalidRequest, TooLarge, UnsupportedMedia
+from notify.model import Codec
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+StructT = TypeVar("StructT", bound=msgspec.Struct)
+
+MEDIA_TYPES = {"application/json": Codec.JSON, "application/msgpack": Codec.MSGPACK}
+MAX_ERRORS = 100
+"""Bad fields that one answer names at most: enough to mend by hand, too few to make an answer of megabytes."""
+
+_PLACE = re.compile(r" - at `(?:key in )?\$(?P<path>[^`]*)`$")
+_STEP = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>[^\]]*)\]")
+
+
+class ClientGone(Exception):  # noqa: N818 - an event, not an error: nobody is left to hear of it
+    """The client closed the connection before its request was complete."""
+
+
+async def read_body(headers: Mapping[str, str], receive: Receive, *, max_bytes: int) -> bytes:
+    """Return the whole body, at most `max_bytes`. Raises UnsupportedMedia, TooLarge, ClientGone."""
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMedia("send the body as it is, without a Content-Encoding")
+    length = headers.get("content-length", "0")
+    if length.isdigit() and int(length) > max_bytes:
+        raise TooLarge(f"the body has {length} bytes; at most {max_bytes} are taken")
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        part: bytes = message.get("body", b"")
+        size += len(part)
+        if size > max_bytes:
+            raise TooLarge(f"the body is longer than {max_bytes} bytes")
+        if not message.get("more_body", False):
+            return b"".join((*parts, part)) if parts else part
+        parts.append(part)
+
+
+def media_codec(headers: Mapping[str, str], accepted: Mapping[str, Codec] = MEDIA_TYPES) -> Codec:
+    """Return how a body is encoded. Raises UnsupportedMedia."""
+    media = headers.get("content-type", "").partition(";")[0].strip().lower()
+    codec = accepted.get(media)
+    if codec is None:
+        raise UnsupportedMedia(f"the Content-Type must be one of: {', '.join(accepted)}")
+    return codec
+
+
+class BodyReader(Generic[StructT]):
+    """Decodes one type of body out of JSON or MessagePack."""
+
+    def __init__(self, struct: type[StructT]) -> None:
+        self._struct = struct
+        self._json = msgspec.json.Decoder(struct)
+        self._msgpack = msgspec.msgpack.Decoder(struct)
+
+    def decode(self, body: bytes, codec: Codec) -> StructT:
+        """Return the checked body. Raises InvalidRequest that names every bad field."""
+        try:
+            return self._json.decode(body) if codec is Codec.JSON else self._msgpack.decode(body)
+        except msgspec.ValidationError as error:
+            raise InvalidRequest("the body is not what this path takes", errors=self._diagnose(body, codec, error)) from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InvalidRequest(f"the body can't be read: {error}", errors=[FieldError("", str(error))]) from None
+        except RecursionError:
+            raise InvalidRequest("the body is nested too deeply", errors=[FieldError("", "nested too deeply")]) from None
+
+    def _diagnose(self, body: bytes, codec: Codec, error: msgspec.ValidationError) -> Sequence[FieldError]:
+        try:
+            value = msgspec.json.decode(body) if codec is Codec.JSON else msgspec.msgpack.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return [locate(error, "")]
+        return list(find_errors(value, self._struct, ""))[:MAX_ERRORS] or [locate(error, "")]
+
+
+def find_errors(value: object, kind: Any, pointer: str) -> Sequence[FieldError]:
+    """Return every bad field of `value`, which should be a `kind`: a Struct, a list of Structs, or anything else."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        if not isinstance(value, dict):
+            return [FieldError(pointer, "must be an object")]
+        found: list[FieldError] = []
+        fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+        for name, field in fields.items():
+            if name in value:
+                found.extend(find_errors(value[name], field.type, f"{pointer}/{name}"))
+            elif field.required:
+                found.append(FieldError(f"{pointer}/{name}", "is required"))
+        found.extend(FieldError(f"{pointer}/{escape(name)}", "is not known here") for name in value if name not in fields)
+        return found
+    inner = list_of_structs(kind)
+    if inner is not None and isinstance(value, list):
+        errors = [error for at, item in enumerate(value) for error in find_errors(item, inner, f"{pointer}/{at}")]
+        if errors:
+            return errors
+    if kind is msgspec.Raw or getattr(kind, "__origin__", None) is msgspec.Raw:
+        return []
+    try:
+        msgspec.convert(value, kind, builtin_types=())
+    except msgspec.ValidationError as error:
+        return [locate(error, pointer)]
+    return []
+
+
+def list_of_structs(kind: Any) -> type[msgspec.Struct] | None:
+    """Return the Struct that a list type is made of, if it is one (also behind Annotated)."""
+    kind = getattr(kind, "__origin__", kind) if hasattr(kind, "__metadata__") else kind
+    if getattr(kind, "__origin__", None) is list:
+        inner = kind.__args__[0]
+        if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+            return inner
+    return None
+
+
+def locate(error: msgspec.ValidationError, pointer: str) -> FieldError:
+    """Turn msgspec's "… - at `$.a[0]`" into a JSON pointer and a sentence."""
+    text = str(error)
+    if (place := _PLACE.search(text)) is None:
+        return FieldError(pointer, lower_first(text))
+    steps = (step.group("name") or step.group("index") for step in _STEP.finditer(place.group("path")))
+    return FieldError(pointer + "".join(f"/{escape(step)}" for step in steps), lower_first(text[: place.start()]))
+
+
+def lower_first(text: str) -> str:
+    """Let a sentence go on after a field's name."""
+    return text[:1].lower() + text[1:]
+
+
+def escape(step: object) -> str:
+    """Escape one step of a JSON pointer (RFC 6901, section 3)."""
+    return str(step).replace("~", "~0").replace("/", "~1").encode("utf-8", "replace").decode()

@@ -1,0 +1,18 @@
+"""What handlers work with, in one place: put together by app.py, read by every audience's handlers."""
+
+from dataclasses import dataclass
+
+from notify.auth import Authenticator
+from notify.hub import Hub
+from notify.settings import Settings
+from notify.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The running parts of one process."""
+
+    settings: Settings
+    authenticator: Authenticator
+    hub: Hub
+    store: Store

@@ -1,0 +1,258 @@
+"""Puts it all together: the only module that imports everything.
+
+    POST → store.send ──(rows, then NOTIFY)──▶ bridge ─▶ hub.wake(users) ─▶ session pump ─▶ socket
+                                                                              ▲                 │
+                                                  store.fetch(user, after) ───┘   store.ack ◀── ack
+
+Keeps invariant 5 where its parts meet: whatever the bridge may have missed is caught up with after every LISTEN, and
+swept for regularly all the same.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import structlog
+from litestar import Litestar, asgi
+from litestar.config.cors import CORSConfig
+from litestar.di import Provide
+from litestar.openapi import OpenAPIConfig
+
+from notify import __version__
+from notify.api.answers import answer_problem, handle_exception
+from notify.api.health import livez, readyz
+from notify.api.producers import PATH_BATCH, PATH_SEND, Sending, get_notification
+from notify.api.readiness import Readiness
+from notify.api.services import Services
+from notify.auth import Authenticator
+from notify.bridge import CHANNEL_WAKE, Bridge
+from notify.errors import Close, NotFound, NotifyError
+from notify.gateway import Gateway, refuse
+from notify.hub import Hub
+from notify.ids import mint_id
+from notify.migrate import require_current
+from notify.origins import OriginPolicy
+from notify.settings import Settings
+from notify.store import Store
+
+log = structlog.get_logger()
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+PATH_SOCKET = "/v1/ws"
+
+TICK_SECONDS = 1.0
+"""How often sessions are looked at for pings, expiry and stuck peers."""
+
+SWEEP_SECONDS = 30.0
+"""How often heads are compared even though no wake-up was missed that we know of."""
+
+HEADS_PAGE = 500
+"""Users whose heads are asked for in one statement."""
+
+GOODBYES_PER_SECOND = 400
+"""How fast a drain sends sessions away, if its time allows: what the other nodes can take in."""
+
+RECONNECT_SECONDS = (0.25, 3.0)
+"""Over which clients of a draining node are told to spread their return."""
+
+EXPOSED_HEADERS = ["Location", "Idempotent-Replayed", "Retry-After", "X-Request-Id"]
+
+
+class Application:
+    """One process of the service, as an ASGI application. `dev` also lets pages of the same machine in."""
+
+    def __init__(self, settings: Settings, *, dev: bool = False) -> None:
+        self.settings = settings
+        self.hub = Hub(max_sessions=settings.max_sessions)
+        self.node = str(mint_id())
+        self._dev = dev
+        self._origins = OriginPolicy(settings.allowed_origins, loopback=dev)
+        self._running: _Running | None = None
+        self.readiness = Readiness(
+            {"database": self._check_database, "schema": self._check_schema, "listen": self._check_listen}
+        )
+        self.web = self._build_web()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Route a connection: sockets to the gateway, everything else to the web framework, by its raw path."""
+        if scope["type"] == "websocket":
+            if self._running is None:
+                await receive()
+                await refuse(scope, send)
+            elif scope["path"] == PATH_SOCKET:
+                await self._running.gateway(scope, receive, send)
+            else:
+                await receive()
+                await send({"type": "websocket.close"})
+            return
+        if scope["type"] == "http":
+            # Paths are routed as they were sent, still encoded: `alice%2Freplay` is one segment, a user's id.
+            scope["path"] = scope["raw_path"].decode("latin-1")
+        await self.web(scope, receive, send)  # type: ignore[arg-type]  # the framework's own, narrower types of the same
+
+    async def drain(self) -> None:
+        """Say goodbye to every session, spread out. Returns when all are gone; the caller bounds it."""
+        self.readiness.leaving = True
+        if self._running is not None:
+            self._running.gateway.draining = True
+        sessions = list(self.hub)
+        random.shuffle(sessions)
+        log.info("node.draining", sessions=len(sessions))
+        seconds = min(self.settings.drain_seconds, len(sessions) / GOODBYES_PER_SECOND)
+        started = time.monotonic()
+        for place, session in enumerate(sessions):
+            ahead = place / len(sessions) * seconds - (time.monotonic() - started)
+            if ahead > 0:
+                await asyncio.sleep(ahead)
+            session.leave(Close.DRAINING, retry_after=random.uniform(*RECONNECT_SECONDS))  # noqa: S311 - jitter
+        while len(self.hub):
+            await asyncio.sleep(0.02)
+
+    def _build_web(self) -> Litestar:
+        @asgi(PATH_SEND, copy_scope=False)
+        async def send_one(scope: Scope, receive: Receive, send: Send) -> None:
+            await self._sending.send(scope, receive, send)
+
+        @asgi(PATH_BATCH, copy_scope=False)
+        async def send_batch(scope: Scope, receive: Receive, send: Send) -> None:
+            await self._sending.send_batch(scope, receive, send)
+
+        return Litestar(
+            route_handlers=[send_one, send_batch, get_notification, livez, readyz],
+            lifespan=[self._live],
+            dependencies={
+                "services": Provide(lambda: self._services, sync_to_thread=False),
+                "readiness": Provide(lambda: self.readiness, sync_to_thread=False),
+            },
+            exception_handlers={Exception: handle_exception},
+            cors_config=CORSConfig(
+                allow_origins=list(self.settings.allowed_origins),
+                allow_origin_regex=r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?" if self._dev else None,
+                allow_methods=["GET", "POST", "PUT", "DELETE"],
+                allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
+                expose_headers=EXPOSED_HEADERS,
+                allow_credentials=False,
+            ),
+            openapi_config=OpenAPIConfig(title="notify", version=__version__),
+            logging_config=None,
+        )
+
+    @property
+    def _services(self) -> Services:
+        return self._need_running().services
+
+    @property
+    def _sending(self) -> Sending:
+        return self._need_running().sending
+
+    def _need_running(self) -> "_Running":
+        if self._running is None:
+            raise NotifyError("the application has not been started")
+        return self._running
+
+    @asynccontextmanager
+    async def _live(self, _app: Litestar) -> AsyncGenerator[None, None]:
+        """Start everything, in the order of its dependencies; stop it in reverse."""
+        authenticator = Authenticator.from_settings(self.settings)
+        store = await Store.connect(self.settings)
+        try:
+            await store.database.use(require_current)
+            services = Services(self.settings, authenticator, self.hub, store)
+            gateway = Gateway(
+                settings=self.settings, authenticator=authenticator, origins=self._origins, hub=self.hub, store=store
+            )
+            bridge = Bridge(
+                self.settings.listener_url,
+                self.node,
+                handlers={CHANNEL_WAKE: self._wake},
+                catch_up=lambda: self._catch_up(store),
+            )
+            tasks = [
+                asyncio.create_task(bridge.run(), name="bridge"),
+                asyncio.create_task(self._tick(), name="tick"),
+                asyncio.create_task(self._sweep(store), name="sweep"),
+            ]
+            self._running = _Running(services, gateway, bridge, Sending(services))
+            log.info("node.started", node=self.node, version=__version__)
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            self._running = None
+            await store.close()
+            await authenticator.close()
+            log.info("node.stopped", node=self.node)
+
+    def _wake(self, payload: str) -> None:
+        """Take a wake-up: lines of "user TAB head"."""
+        for line in payload.split("\n"):
+            user, _, head = line.partition("\t")
+            self.hub.wake(user, int(head))
+
+    async def _catch_up(self, store: Store) -> None:
+        """Compare everyone's head, in pages, with the database's; leave if the database is another one."""
+        epoch = store.mailboxes.epoch
+        if await store.mailboxes.read_epoch() != epoch:
+            log.warning("epoch.changed", sessions=len(self.hub))
+            for session in self.hub:
+                session.leave(Close.RESTART)
+            return
+        users = self.hub.users()
+        for start in range(0, len(users), HEADS_PAGE):
+            for user, head in (await store.mailboxes.read_heads(users[start : start + HEADS_PAGE])).items():
+                self.hub.wake(user, head)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now = time.monotonic()
+            for session in self.hub:
+                try:
+                    session.inspect(now)
+                except Exception:
+                    log.exception("session.uninspectable")  # one broken session must not stop the clock of the others
+
+    async def _sweep(self, store: Store) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, not a secret
+            with suppress(NotifyError):
+                await self._catch_up(store)
+
+    async def _check_database(self) -> bool:
+        try:
+            async with asyncio.timeout(2):
+                return self._running is not None and bool(await self._running.services.store.mailboxes.read_epoch())
+        except (NotifyError, TimeoutError):
+            return False
+
+    async def _check_schema(self) -> bool:
+        try:
+            async with asyncio.timeout(2):
+                await self._need_running().services.store.database.use(require_current)
+        except (NotifyError, TimeoutError):
+            return False
+        return True
+
+    async def _check_listen(self) -> bool:
+        return self._running is not None and self._running.bridge.listening.is_set()
+
+
+class _Running:
+    """What exists between start and stop."""
+
+    __slots__ = ("bridge", "gateway", "sending", "services")
+
+    def __init__(self, services: Services, gateway: Gateway, bridge: Bridge, sending: Sending) -> None:
+        self.services = services
+        self.gateway = gateway
+        self.bridge = bridge
+        self.sending = sending

@@ -1,0 +1,342 @@
+"""Group commit, once, for every lane.
+
+Items that arrive while a statement is in flight go out together in the next one; there is no timer, so an idle
+service answers at once and a loaded one batches by itself.
+
+Keeps invariant 6 (bounded in count and in weight: a full lane refuses before anything is accepted) and invariant 8
+(a blocked or a bad item holds up nobody else). The path of an item:
+
+    submit ──▶ queued ──▶ in flight ──▶ answered
+                 ▲            │
+                 │            ├─ Blocked: whoever is held waits parked, the rest flies again at once
+                 └── parked ◀─┘
+                              ├─ Poisoned: halved until the one bad item is alone, which fails
+                              ├─ Interrupted, in a lane that may repeat: queued again after a pause
+                              └─ anything else: every item of the flight fails with it
+
+A caller that is cancelled leaves its item in its batch: what is in flight is not taken back.
+"""
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import structlog
+
+from notify.errors import NotifyError, Unavailable
+
+log = structlog.get_logger()
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+PARK_SECONDS = 15.0
+"""How long an item waits for a mailbox that somebody else holds, before it is refused."""
+
+PROBE_SECONDS = 0.1
+"""Pause between two looks at whether parked items are free again: short to a person, rare to a database."""
+
+REPEAT_SECONDS = 0.25
+"""First pause before a lane that may repeat tries again after an interruption; doubles up to REPEAT_LIMIT_SECONDS."""
+
+REPEAT_LIMIT_SECONDS = 2.0
+"""A database that came back is noticed within this."""
+
+
+class Blocked(NotifyError):
+    """A statement gave up waiting for a lock; nothing of the batch was done."""
+
+
+class Poisoned(NotifyError):
+    """The database refused the batch because of the data of at least one item; nothing of the batch was done."""
+
+
+class Interrupted(NotifyError):
+    """The statement's connection broke: whether it was carried out is not known. Repeat only what may be done twice."""
+
+
+class Refused(Interrupted):
+    """The database can't at the moment (disk full, read-only, shutting down), and says so: nothing of the batch was done."""
+
+
+def no_keys(_item: object) -> Collection[Hashable]:
+    """For lanes whose items exclude nobody."""
+    return ()
+
+
+@dataclass(eq=False, slots=True)
+class _Pending(Generic[ItemT, ResultT]):
+    item: ItemT
+    weight: int
+    keys: Collection[Hashable]
+    done: asyncio.Future[ResultT]
+    since: float = field(default_factory=time.monotonic)
+
+    def succeed(self, result: ResultT) -> None:
+        if not self.done.done():
+            self.done.set_result(result)
+
+    def fail(self, error: BaseException) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+            self.done.exception()  # seen: a caller that left must not make asyncio complain
+
+
+class Lane(Generic[ItemT, ResultT]):
+    """One kind of statement, batched.
+
+    `run` carries out a batch and returns one result an item, in order; it raises Blocked, Poisoned or Interrupted as
+    described above. `flights` statements run at once; each takes up to `max_items` and `max_weight` (whatever `weigh`
+    counts: rows, bytes); `capacity` items may wait. Items that share a key never fly in two flights at the same time,
+    so that two batches of one process don't wait for each other. `merge` joins an item with one still queued under
+    the same `identity`. `probe` tells which keys are blocked at the moment. `repeats` says that a batch may be done
+    twice: it is repeated until it succeeds. Use as an async context manager: leaving it waits for what is in flight.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[Sequence[ItemT]], Awaitable[Sequence[ResultT]]],
+        *,
+        flights: int = 1,
+        max_items: int = 200,
+        max_weight: int = 1_000_000,
+        capacity: int = 10_000,
+        weigh: Callable[[ItemT], int] | None = None,
+        keys: Callable[[ItemT], Collection[Hashable]] = no_keys,
+        identity: Callable[[ItemT], Hashable] | None = None,
+        merge: Callable[[ItemT, ItemT], ItemT] | None = None,
+        probe: Callable[[Collection[Hashable]], Awaitable[Collection[Hashable]]] | None = None,
+        repeats: bool = False,
+    ) -> None:
+        self.name = name
+        self._run = run
+        self._flights = flights
+        self._max_items = max_items
+        self._max_weight = max_weight
+        self._capacity = capacity
+        self._weigh = weigh
+        self._keys = keys
+        self._identity = identity
+        self._merge = merge
+        self._probe = probe
+        self._repeats = repeats
+        self._queue: deque[_Pending[ItemT, ResultT]] = deque()
+        self._queued: dict[Hashable, _Pending[ItemT, ResultT]] = {}
+        self._parked: list[_Pending[ItemT, ResultT]] = []
+        self._busy: set[Hashable] = set()
+        self._blocked: set[Hashable] = set()
+        self._flying: set[asyncio.Task[None]] = set()
+        self._warden: asyncio.Task[None] | None = None
+        self._closed = False
+        self._owed = 0
+
+    def __len__(self) -> int:
+        """Items accepted and not yet answered."""
+        return self._owed
+
+    async def __aenter__(self) -> "Lane[ItemT, ResultT]":
+        return self
+
+    async def __aexit__(self, *_exception: object) -> None:
+        await self.close()
+
+    async def close(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - the bound of the drain, the caller's to choose
+        """Refuse what is new, wait for what was accepted, at most `timeout` seconds; then fail the rest."""
+        self._closed = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while self._flying or self._warden:
+                    await asyncio.wait({*self._flying, *([self._warden] if self._warden else [])})
+        for task in (*self._flying, *([self._warden] if self._warden else [])):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        for pending in (*self._queue, *self._parked):
+            pending.fail(Unavailable("the service is shutting down; nothing was accepted"))
+        self._queue.clear()
+        self._parked.clear()
+
+    async def submit(self, item: ItemT) -> ResultT:
+        """Carry out an item and return its result; cancelling this never cancels the batch. Raises what `put` and `run` do."""
+        return await asyncio.shield(self.put(item))
+
+    def put(self, item: ItemT) -> asyncio.Future[ResultT]:
+        """Queue an item and return the future of its result, which nobody has to await, and nobody may cancel.
+
+        Raises Unavailable when the lane is full or closed.
+        """
+        identity = self._identity(item) if self._identity else None
+        if identity is not None and self._merge and (queued := self._queued.get(identity)):
+            queued.item = self._merge(queued.item, item)
+            return queued.done
+        if self._closed:
+            raise Unavailable("the service is shutting down; nothing was accepted")
+        if self._owed >= self._capacity:
+            raise Unavailable("too much is waiting to be stored; nothing was accepted, try again in a moment")
+        pending: _Pending[ItemT, ResultT] = _Pending(
+            item,
+            self._weigh(item) if self._weigh else 1,
+            self._keys(item),
+            asyncio.get_running_loop().create_future(),
+        )
+        self._owed += 1
+        pending.done.add_done_callback(self._settle)
+        if self._blocked and not self._blocked.isdisjoint(pending.keys):
+            self._park([pending])
+        else:
+            self._queue.append(pending)
+            if identity is not None:
+                self._queued[identity] = pending
+            self._launch()
+        return pending.done
+
+    def _settle(self, _done: "asyncio.Future[ResultT]") -> None:
+        self._owed -= 1
+
+    def _launch(self) -> None:
+        if self._queue and len(self._flying) < self._flights:
+            task = asyncio.get_running_loop().create_task(self._fly(), name=f"lane {self.name}")
+            self._flying.add(task)
+            task.add_done_callback(self._land)
+
+    def _land(self, task: "asyncio.Task[None]") -> None:
+        self._flying.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("lane.broken", lane=self.name, exc_info=error)
+        self._launch()
+
+    def _take(self) -> list[_Pending[ItemT, ResultT]]:
+        """Take the next batch: in order, but past items whose keys are in flight (and whatever shares keys with those)."""
+        taken: list[_Pending[ItemT, ResultT]] = []
+        passed: list[_Pending[ItemT, ResultT]] = []
+        reserved: set[Hashable] = set()
+        weight = 0
+        while self._queue and len(taken) < self._max_items:
+            pending = self._queue[0]
+            if taken and weight + pending.weight > self._max_weight:
+                break
+            self._queue.popleft()
+            if pending.keys and not (self._busy.isdisjoint(pending.keys) and reserved.isdisjoint(pending.keys)):
+                reserved.update(pending.keys)
+                passed.append(pending)
+                continue
+            taken.append(pending)
+            weight += pending.weight
+        self._queue.extendleft(reversed(passed))
+        if self._identity:
+            for pending in taken:
+                self._queued.pop(self._identity(pending.item), None)
+        for pending in taken:
+            self._busy.update(pending.keys)
+        return taken
+
+    async def _fly(self) -> None:
+        while batch := self._take():
+            self._launch()
+            try:
+                await self._carry(batch)
+            finally:
+                for pending in batch:
+                    self._busy.difference_update(pending.keys)
+
+    async def _carry(self, batch: list[_Pending[ItemT, ResultT]]) -> None:
+        """Run a batch, dividing it as far as its errors demand. Answers every item, or parks or queues it again."""
+        pause = REPEAT_SECONDS
+        work = [batch]
+        while work:
+            part = work.pop()
+            try:
+                results = await self._run([pending.item for pending in part])
+            except Blocked:
+                work.extend(await self._set_aside(part))
+            except Poisoned as error:
+                if len(part) == 1:
+                    part[0].fail(error)
+                else:
+                    work.extend(halve(part))
+            except Interrupted as error:
+                if not self._repeats or self._closed:
+                    for pending in part:
+                        pending.fail(error)
+                    continue
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+                pause = min(pause * 2, REPEAT_LIMIT_SECONDS)
+                work.append(part)
+            except asyncio.CancelledError:
+                for pending in (*part, *(other for rest in work for other in rest)):
+                    pending.fail(Unavailable("the service is shutting down; whether this was stored is not known"))
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for this part must hear of it
+                for pending in part:
+                    pending.fail(error)
+            else:
+                for pending, result in zip(part, results, strict=True):
+                    pending.succeed(result)
+
+    async def _set_aside(
+        self, part: list[_Pending[ItemT, ResultT]]
+    ) -> Iterable[list[_Pending[ItemT, ResultT]]]:
+        """Park whoever waits for a held lock; return the rest, to be tried again."""
+        held: set[Hashable] = set()
+        if self._probe:
+            held.update(await self._probe({key for pending in part for key in pending.keys}))
+        waiting = [pending for pending in part if not held.isdisjoint(pending.keys)]
+        if waiting:
+            self._blocked |= held
+            self._park(waiting)
+            free = [pending for pending in part if held.isdisjoint(pending.keys)]
+            return [free] if free else []
+        if len(part) > 1:
+            return halve(part)
+        self._park(part)  # held by something the probe can't see: a row not yet committed, a cursor
+        return []
+
+    def _park(self, waiting: list[_Pending[ItemT, ResultT]]) -> None:
+        self._parked.extend(waiting)
+        if self._warden is None:
+            self._warden = asyncio.get_running_loop().create_task(self._guard(), name=f"lane {self.name} parking")
+            self._warden.add_done_callback(self._relieve)
+
+    def _relieve(self, task: "asyncio.Task[None]") -> None:
+        self._warden = None
+        if not task.cancelled() and (error := task.exception()):
+            log.error("lane.broken", lane=self.name, exc_info=error)
+            self._blocked.clear()
+            for pending in self._parked:
+                pending.fail(error)
+            self._parked.clear()
+
+    async def _guard(self) -> None:
+        """Let parked items fly again as soon as nobody holds what they need; refuse those that waited too long."""
+        while self._parked:
+            await asyncio.sleep(PROBE_SECONDS)
+            held: set[Hashable] = set()
+            try:
+                if self._probe:
+                    held.update(await self._probe({key for pending in self._parked for key in pending.keys}))
+            except NotifyError as error:
+                log.warning("lane.probe_failed", lane=self.name, reason=str(error))
+                held = set(self._blocked)
+            self._blocked = held
+            now = time.monotonic()
+            parked, self._parked = self._parked, []
+            for pending in parked:
+                if now - pending.since > PARK_SECONDS:
+                    pending.fail(Unavailable("a recipient's mailbox is locked by somebody; nothing was accepted"))
+                elif held.isdisjoint(pending.keys):
+                    self._queue.append(pending)
+                else:
+                    self._parked.append(pending)
+            self._launch()
+
+
+def halve(part: list[_Pending[ItemT, ResultT]]) -> list[list[_Pending[ItemT, ResultT]]]:
+    """Divide a batch of at least two."""
+    middle = len(part) // 2
+    return [part[:middle], part[middle:]]

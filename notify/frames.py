@@ -1,0 +1,274 @@
+"""The wire frames, as tagged structs, and both codecs. The contract's section 5 is this file in words.
+
+Keeps the promise that a frame means the same in both subprotocols: one struct, encoded twice. Unknown fields of a
+client's frame are ignored, so that clients may be newer than the service.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, ClassVar, Protocol
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, UnsetType
+
+from notify.errors import Close, NotifyError, SessionClosed
+from notify.model import Codec, Entry, Kind
+from notify.payload import transcode_to_json, transcode_to_msgpack
+
+SUBPROTOCOL_JSON = "notify.v1"
+SUBPROTOCOL_MSGPACK = "notify.v1.msgpack"
+MAX_SEQS = 1_000
+"""Seqs that one read mark names at most: what fits an inbound frame with room to spare."""
+
+Seq = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Seqs = Annotated[list[Seq], Meta(min_length=1, max_length=MAX_SEQS)]
+
+
+class Frame(msgspec.Struct, tag_field="op", frozen=True, omit_defaults=True):
+    """What every frame is: an object whose `op` says which."""
+
+
+# Server to client
+
+
+class Welcome(Frame, tag="welcome"):
+    """The first frame: who this is, where the mailbox stands, and where delivery starts."""
+
+    session: str
+    user: str
+    device: str
+    epoch: str
+    after: int
+    head: int
+    recovered: bool
+    unread: int
+    ping_interval: float
+    expires_in: int
+
+
+class NotificationFrame(Frame, tag="notification"):
+    """A notification. `seq` is absent where nothing is stored (`ttl: 0`)."""
+
+    seq: int | UnsetType
+    id: UUID
+    type: str
+    data: Raw
+    source: str
+    created_at: datetime
+
+
+class CaughtUp(Frame, tag="caught_up"):
+    """The backlog is through; from here on it is live."""
+
+    seq: int
+
+
+class Truncated(Frame, tag="truncated"):
+    """These are gone for good: load the full state another way. Both ends included."""
+
+    from_: int = msgspec.field(name="from")
+    to: int
+
+
+class Retract(Frame, tag="retract"):
+    """Cancelled or replaced: take the notification that came as `of` off the screen."""
+
+    seq: int
+    of: int
+    id: UUID
+
+
+class ReadMark(Frame, tag="read"):
+    """A device of this user marked notifications read; `unread` are left."""
+
+    seq: int
+    up_to: int | UnsetType = UNSET
+    seqs: Sequence[int] | UnsetType = UNSET
+    unread: int | UnsetType = UNSET
+
+
+class Authenticated(Frame, tag="authenticated"):
+    """A fresh token was taken."""
+
+    expires_in: int
+
+
+class Ping(Frame, tag="ping"):
+    """Sent after `ping_interval` of silence; needs no answer. From a client: answered with `pong`."""
+
+
+class Pong(Frame, tag="pong"):
+    """The answer to a client's `ping`."""
+
+
+class ErrorFrame(Frame, tag="error"):
+    """A client's frame was not understood; the session goes on."""
+
+    code: str
+    detail: str
+
+
+class Disconnect(Frame, tag="disconnect"):
+    """Just before the close: why, and whether and when to come back."""
+
+    code: int
+    reason: str
+    reconnect: bool
+    retry_after_ms: int | UnsetType = UNSET
+
+
+ServerFrame = (
+    Welcome
+    | NotificationFrame
+    | CaughtUp
+    | Truncated
+    | Retract
+    | ReadMark
+    | Authenticated
+    | Ping
+    | Pong
+    | ErrorFrame
+    | Disconnect
+)
+
+
+# Client to server
+
+
+class Ack(Frame, tag="ack"):
+    """Cumulative: everything up to `seq` has arrived."""
+
+    seq: Seq
+
+
+class Read(Frame, tag="read"):
+    """Marks notifications read, on all devices of the user: everything up to a seq, or these seqs."""
+
+    up_to: Seq | UnsetType = UNSET
+    seqs: Seqs | UnsetType = UNSET
+
+
+class Auth(Frame, tag="auth"):
+    """Credentials: as the first frame, or a fresh token for the same `sub` on an open socket."""
+
+    token: str
+
+
+ClientFrame = Ack | Read | Auth | Ping
+
+
+class FrameError(NotifyError):
+    """A client's frame is an object with an `op`, but not one that is understood; answered with an `error` frame."""
+
+
+class WireCodec(Protocol):
+    """One of the two encodings of the frames. Text frames are str, binary frames bytes."""
+
+    subprotocol: ClassVar[str]
+
+    def encode(self, frame: ServerFrame) -> str | bytes:
+        """Return the frame as it goes on the wire."""
+        ...
+
+    def decode(self, message: str | bytes) -> ClientFrame:
+        """Return a client's frame. Raises FrameError to be answered, SessionClosed (4400) to be closed."""
+        ...
+
+    def payload(self, data: bytes, codec: Codec) -> Raw:
+        """Return stored data in this encoding."""
+        ...
+
+
+class JsonCodec:
+    """`notify.v1`: JSON in text frames."""
+
+    subprotocol: ClassVar[str] = SUBPROTOCOL_JSON
+    _encoder = msgspec.json.Encoder()
+    _decoder = msgspec.json.Decoder(ClientFrame)
+
+    def encode(self, frame: ServerFrame) -> str:
+        """Return the frame as JSON text."""
+        return self._encoder.encode(frame).decode()
+
+    def decode(self, message: str | bytes) -> ClientFrame:
+        """Return a client's frame out of a text message."""
+        if isinstance(message, bytes):
+            raise SessionClosed(Close.BAD_FRAME, f"{self.subprotocol} takes text frames; this one was binary")
+        try:
+            return self._decoder.decode(message)
+        except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+            raise explain(error, message, msgspec.json.decode) from None
+
+    def payload(self, data: bytes, codec: Codec) -> Raw:
+        """Return stored data as JSON: as it came, or out of MessagePack with bytes as `{"$bytes": …}`."""
+        return Raw(data if codec is Codec.JSON else transcode_to_json(msgspec.msgpack.decode(data)))
+
+
+class MsgpackCodec:
+    """`notify.v1.msgpack`: the same frames as MessagePack in binary frames."""
+
+    subprotocol: ClassVar[str] = SUBPROTOCOL_MSGPACK
+    _encoder = msgspec.msgpack.Encoder()
+    _decoder = msgspec.msgpack.Decoder(ClientFrame)
+
+    def encode(self, frame: ServerFrame) -> bytes:
+        """Return the frame as MessagePack."""
+        return self._encoder.encode(frame)
+
+    def decode(self, message: str | bytes) -> ClientFrame:
+        """Return a client's frame out of a binary message."""
+        if isinstance(message, str):
+            raise SessionClosed(Close.BAD_FRAME, f"{self.subprotocol} takes binary frames; this one was text")
+        try:
+            return self._decoder.decode(message)
+        except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+            raise explain(error, message, msgspec.msgpack.decode) from None
+
+    def payload(self, data: bytes, codec: Codec) -> Raw:
+        """Return stored data as MessagePack."""
+        return Raw(data if codec is Codec.MSGPACK else transcode_to_msgpack(data))
+
+
+class _Decode(Protocol):
+    def __call__(self, message: str | bytes, /) -> object: ...
+
+
+def explain(error: Exception, message: str | bytes, decode: _Decode) -> NotifyError:
+    """Tell a frame that deserves an answer from one that deserves a close (contract, section 5)."""
+    try:
+        value = decode(message)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):
+        value = None
+    if isinstance(value, dict) and isinstance(value.get("op"), str):
+        return FrameError(str(error))
+    return SessionClosed(Close.BAD_FRAME, "a frame is an object with an `op`")
+
+
+CODECS: dict[str, WireCodec] = {SUBPROTOCOL_JSON: JsonCodec(), SUBPROTOCOL_MSGPACK: MsgpackCodec()}
+"""The subprotocols there are, in the service's order of preference."""
+
+
+def frame_entry(entry: Entry, codec: WireCodec) -> ServerFrame:
+    """Turn a live entry into the frame that tells a device of it."""
+    if entry.kind is Kind.NOTIFICATION:
+        assert entry.notification_id is not None
+        assert entry.created_at is not None
+        return NotificationFrame(
+            seq=entry.seq,
+            id=entry.notification_id,
+            type=entry.type,
+            data=codec.payload(entry.data, entry.codec),
+            source=entry.producer,
+            created_at=entry.created_at,
+        )
+    if entry.kind is Kind.RETRACT:
+        assert entry.notification_id is not None
+        assert entry.target is not None
+        return Retract(seq=entry.seq, of=entry.target, id=entry.notification_id)
+    return ReadMark(
+        seq=entry.seq,
+        up_to=UNSET if entry.target is None else entry.target,
+        seqs=UNSET if entry.seqs is None else entry.seqs,
+        unread=UNSET if entry.unread is None else entry.unread,
+    )

@@ -1,0 +1,414 @@
+"""One connection of a device: the pump, the reader, the window. Knows no framework.
+
+A cursor chasing a head: while the session's position is behind the head, fetch the next page, send it, move on;
+otherwise sleep until woken. Replay, live delivery, retraction and read marks are this one loop.
+
+    opening ──▶ replaying ──▶ live ⇄ replaying (woken, or the window opened)
+                     └──────────┴──▶ leaving ──▶ closed
+
+Keeps invariant 2 (strictly rising seqs), invariant 3 (an unacknowledged entry is sent again at the next connection)
+and invariant 6 (what is in memory is bounded by the window; a peer that does not read costs nothing but its socket).
+One task owns the socket's writes, the pump; it exists only while there is something to write.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+import msgspec
+import structlog
+
+from notify.auth import Identity
+from notify.errors import Close, InvalidToken, NotifyError, SessionClosed
+from notify.frames import (
+    Ack,
+    Auth,
+    Authenticated,
+    CaughtUp,
+    ClientFrame,
+    Disconnect,
+    ErrorFrame,
+    FrameError,
+    Ping,
+    Pong,
+    ServerFrame,
+    Truncated,
+    Welcome,
+    WireCodec,
+    frame_entry,
+)
+from notify.hub import Hub
+from notify.model import Page
+from notify.store import Store
+
+log = structlog.get_logger()
+
+LEEWAY_SECONDS = 30.0
+"""How long a session outlives its token's `exp` (contract, section 5)."""
+
+STUCK_SECONDS = 10.0
+"""A single write that takes longer means that the peer does not read: the session is given up."""
+
+GOODBYE_SECONDS = 2.0
+"""How long a leaving session may take to get its last frames out."""
+
+OPEN_SECONDS = 15.0
+"""How long opening may wait for the database before the client is sent away to try again."""
+
+MAX_ANSWERS = 32
+"""Answers (pongs, errors) that wait for a slow peer; then its frames are not read until some are out."""
+
+
+class PeerGone(NotifyError):
+    """The other side closed or lost the connection: nothing more can be sent or received."""
+
+
+class Socket(Protocol):
+    """The connection as a session needs it; a WebSocket and an event stream are two of them."""
+
+    async def send(self, message: str | bytes) -> None:
+        """Write a message; waits while the peer reads slower than this. Raises PeerGone."""
+        ...
+
+    async def receive(self) -> str | bytes:
+        """Return the next message of the peer. Raises PeerGone."""
+        ...
+
+    async def close(self, close: Close) -> None:
+        """Close politely."""
+        ...
+
+    def abort(self) -> None:
+        """Drop the connection at once, unsent bytes and all."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Where a client says it was: `after` in `epoch`."""
+
+    after: int
+    epoch: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The numbers a session keeps to; see Settings."""
+
+    max_unacked: int
+    max_unacked_bytes: int
+    ping_interval: float
+
+
+class Session:
+    """One open connection of one device of one user."""
+
+    __slots__ = (
+        "_acked",
+        "_answers",
+        "_answers_room",
+        "_auto_ack",
+        "_caught_up",
+        "_closing",
+        "_codec",
+        "_head",
+        "_identity",
+        "_limits",
+        "_opened",
+        "_position",
+        "_pump_task",
+        "_quiet_since",
+        "_retry_after",
+        "_socket",
+        "_store",
+        "_unacked_bytes",
+        "_verify",
+        "_window",
+        "_writing_since",
+        "device",
+        "id",
+        "user",
+    )
+
+    def __init__(
+        self,
+        session_id: UUID,
+        socket: Socket,
+        codec: WireCodec,
+        identity: Identity,
+        device: str,
+        *,
+        store: Store,
+        limits: Limits,
+        verify: Callable[[str], Awaitable[Identity]],
+        auto_ack: bool = False,
+    ) -> None:
+        self.id = session_id
+        self.user = identity.subject
+        self.device = device
+        self._socket = socket
+        self._codec = codec
+        self._identity = identity
+        self._store = store
+        self._limits = limits
+        self._verify = verify
+        self._auto_ack = auto_ack
+        self._position = 0  # the last seq sent or passed
+        self._acked = 0  # what the device's cursor is, or will be once the acks on their way are down
+        self._head = 0
+        self._window: deque[tuple[int, int]] = deque()  # (seq, bytes) sent and not acknowledged
+        self._unacked_bytes = 0
+        self._answers: deque[ServerFrame] = deque()
+        self._answers_room: asyncio.Event | None = None
+        self._caught_up = False
+        self._opened = False
+        self._closing: Close | None = None
+        self._retry_after: float | None = None
+        self._pump_task: asyncio.Task[None] | None = None
+        self._quiet_since = time.monotonic()
+        self._writing_since: float | None = None
+
+    # From the hub
+
+    def wake(self, head: int) -> None:
+        """Learn that the head moved."""
+        if head > self._head:
+            self._head = head
+            self._start_pump()
+
+    def leave(self, close: Close, *, retry_after: float | None = None) -> None:
+        """Say goodbye with a `disconnect` frame, close, end. The first reason counts."""
+        if self._closing is None:
+            self._closing = close
+            self._retry_after = retry_after
+            self._writing_since = self._writing_since or time.monotonic()
+            self._start_pump(force=True)
+
+    def inspect(self, now: float) -> None:
+        """Do what is due: ping after silence, leave after the token's end, give up on a peer that does not read."""
+        if self._writing_since is not None:
+            patience = STUCK_SECONDS if self._closing is None else GOODBYE_SECONDS
+            if now - self._writing_since > patience:
+                if self._closing is None:
+                    self.leave(Close.SLOW_CONSUMER)
+                    self._writing_since = now
+                else:
+                    self._socket.abort()
+        elif self._opened and time.time() > self._identity.expires_at + LEEWAY_SECONDS:
+            self.leave(Close.TOKEN_EXPIRED)
+        elif self._opened and now - self._quiet_since >= self._limits.ping_interval:
+            self._answer(Ping())
+
+    # The life of it
+
+    async def run(self, hub: Hub, resume: Resume | None) -> None:
+        """Serve the connection until it ends. Cancelling it drops the connection."""
+        hub.add(self)
+        try:
+            await self._open(resume)
+            while True:
+                await self._handle(await self._socket.receive())
+        except PeerGone:
+            pass
+        except SessionClosed as closed:
+            self.leave(closed.close)
+        finally:
+            hub.remove(self)
+            await self._finish()
+
+    async def _finish(self) -> None:
+        """Let the pump say goodbye if it has to, and take it down."""
+        task = self._pump_task
+        if task is None:
+            return
+        if self._closing is None:
+            task.cancel()
+        done, _pending = await asyncio.wait({task}, timeout=GOODBYE_SECONDS)
+        if not done:
+            self._socket.abort()
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def _open(self, resume: Resume | None) -> None:
+        # The hub already knows this session: a head that moves from here on is heard of, whatever is read below.
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                standing = await self._store.mailboxes.open(self.user, self.device)
+        except TimeoutError:
+            raise SessionClosed(Close.RESTART, "the database does not answer") from None
+        self._acked = self._position = standing.cursor
+        recovered = True
+        if resume is not None:
+            recovered = resume.after <= standing.head and resume.epoch in {None, standing.epoch}
+            if recovered:
+                self._position = resume.after
+        self._head = max(self._head, standing.head)
+        self._opened = True
+        self._answer(
+            Welcome(
+                session=str(self.id),
+                user=self.user,
+                device=self.device,
+                epoch=standing.epoch,
+                after=self._position,
+                head=standing.head,
+                recovered=recovered,
+                unread=standing.unread,
+                ping_interval=self._limits.ping_interval,
+                expires_in=self._expires_in(),
+            )
+        )
+
+    def _expires_in(self) -> int:
+        return max(0, int(self._identity.expires_at - time.time()))
+
+    # The reader
+
+    async def _handle(self, message: str | bytes) -> None:
+        try:
+            frame = self._codec.decode(message)
+        except FrameError as error:
+            await self._reply(ErrorFrame(code="bad_frame", detail=str(error)))
+            return
+        await self._obey(frame)
+
+    async def _obey(self, frame: ClientFrame) -> None:
+        if isinstance(frame, Ack):
+            self._acknowledge(frame.seq)
+        elif isinstance(frame, Ping):
+            await self._reply(Pong())
+        elif isinstance(frame, Auth):
+            await self._refresh(frame.token)
+        else:
+            await self._reply(ErrorFrame(code="unsupported", detail="read marks are not taken yet"))
+
+    async def _refresh(self, token: str) -> None:
+        """Take a fresh token for the same user."""
+        try:
+            identity = await self._verify(token)
+        except InvalidToken as error:
+            raise SessionClosed(Close.UNAUTHENTICATED, str(error)) from None
+        if identity.subject != self.user:
+            raise SessionClosed(Close.FORBIDDEN, "the token is for another user")
+        self._identity = identity
+        await self._reply(Authenticated(expires_in=self._expires_in()))
+
+    async def _reply(self, frame: ServerFrame) -> None:
+        """Queue an answer; while too many wait, whoever asks for them waits too."""
+        while len(self._answers) >= MAX_ANSWERS:
+            self._answers_room = asyncio.Event()
+            await self._answers_room.wait()
+        self._answer(frame)
+
+    def _answer(self, frame: ServerFrame) -> None:
+        self._answers.append(frame)
+        self._start_pump()
+
+    def _acknowledge(self, seq: int) -> None:
+        """Take a cumulative ack. Beyond what was sent, or behind what is acknowledged, it means nothing."""
+        if seq > self._position:
+            return
+        while self._window and self._window[0][0] <= seq:
+            self._unacked_bytes -= self._window.popleft()[1]
+        self._settle()
+        if self._position < self._head:
+            self._start_pump()
+
+    def _settle(self) -> None:
+        """Move the cursor over everything that is acknowledged or over: up to the first entry still awaiting its ack."""
+        settled = self._window[0][0] - 1 if self._window else self._position
+        if settled > self._acked:
+            self._acked = settled
+            self._store.mailboxes.ack(self.user, self.device, settled)
+
+    # The pump
+
+    def _start_pump(self, *, force: bool = False) -> None:
+        if self._pump_task is None and (self._opened or force):
+            self._pump_task = asyncio.get_running_loop().create_task(self._pump(), name="session pump")
+
+    async def _pump(self) -> None:
+        """Write until there is nothing left to write."""
+        try:
+            while await self._pump_once():
+                pass
+        except PeerGone:
+            self._socket.abort()
+        except NotifyError as error:
+            log.warning("session.failed", session=str(self.id), reason=str(error))
+            self._socket.abort()
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("session.broken", session=str(self.id))
+            self._socket.abort()
+        finally:
+            self._pump_task = None
+
+    async def _pump_once(self) -> bool:
+        """Do the most urgent thing there is to do. Returns whether there was one."""
+        if self._answers:
+            frame = self._answers.popleft()
+            if self._answers_room is not None:
+                self._answers_room.set()
+            await self._write(self._codec.encode(frame))
+            return True
+        if self._closing is not None:
+            await self._say_goodbye(self._closing)
+            return False
+        if self._position < self._head:
+            if len(self._window) >= self._limits.max_unacked or self._unacked_bytes >= self._limits.max_unacked_bytes:
+                return False  # the window is full: an ack starts the pump again
+            await self._send_page(await self._store.mailboxes.fetch(self.user, self._position))
+            return True
+        if not self._caught_up:
+            self._caught_up = True
+            await self._write(self._codec.encode(CaughtUp(seq=self._position)))
+            return True
+        return False
+
+    async def _send_page(self, page: Page) -> None:
+        self._head = max(self._head, page.head)
+        if self._position < page.floor:
+            await self._write(self._codec.encode(Truncated(from_=self._position + 1, to=page.floor)))
+            self._position = page.floor
+        for entry in page.entries:
+            if self._answers or self._closing is not None:
+                break  # what is urgent goes first; the rest of the page is fetched again
+            if len(self._window) >= self._limits.max_unacked or self._unacked_bytes >= self._limits.max_unacked_bytes:
+                break
+            if entry.live:
+                try:
+                    message = self._codec.encode(frame_entry(entry, self._codec))
+                except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+                    log.error("entry.unreadable", notification=str(entry.notification_id), reason=type(error).__name__)
+                else:
+                    if not self._auto_ack:
+                        self._window.append((entry.seq, len(message)))
+                        self._unacked_bytes += len(message)
+                    self._position = entry.seq
+                    await self._write(message)
+                    continue
+            self._position = entry.seq
+        if page.complete and not page.entries:
+            self._position = max(self._position, page.head)
+        if not self._window:
+            self._settle()
+
+    async def _write(self, message: str | bytes) -> None:
+        self._quiet_since = self._writing_since = time.monotonic()
+        await self._socket.send(message)
+        self._writing_since = None
+
+    async def _say_goodbye(self, close: Close) -> None:
+        frame = Disconnect(code=close, reason=close.reason, reconnect=close.reconnect)
+        if self._retry_after is not None:
+            frame = msgspec.structs.replace(frame, retry_after_ms=int(self._retry_after * 1000))
+        if self._opened:
+            await self._write(self._codec.encode(frame))
+        self._writing_since = time.monotonic()
+        await self._socket.close(close)

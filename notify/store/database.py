@@ -1,0 +1,135 @@
+"""A pool of connections, and what their errors mean to the lanes.
+
+Keeps the promise that no statement waits for ever: every bound is set on both sides, ours and PostgreSQL's.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Self, TypeVar
+
+import asyncpg
+import structlog
+
+from notify.batch import Blocked, Interrupted, Poisoned, Refused
+from notify.errors import ConfigurationError
+from notify.sql import query
+
+log = structlog.get_logger()
+
+COMMAND_SECONDS = 6.0
+"""Just over the server's own statement_timeout, so that the server usually decides and the answer is known."""
+
+ACQUIRE_SECONDS = 5.0
+"""How long a statement waits for a free connection."""
+
+CONNECT_SECONDS = 5.0
+"""How long opening a connection may take."""
+
+DEADLOCK_TRIES = 3
+"""Deadlocks are possible only against locks taken by others; one that comes back is a bug and must show."""
+
+SERVER_SETTINGS = {
+    "application_name": "notify",
+    "statement_timeout": "5s",
+    "idle_in_transaction_session_timeout": "10s",
+    "tcp_user_timeout": "10s",  # a statement's answer to a node that is gone must not hold locks for longer
+    "jit": "off",  # compiling pays for long queries only; ours are short
+}
+
+Row = asyncpg.Record
+T = TypeVar("T")
+
+
+class Database:
+    """Runs named statements of sql/queries."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    @classmethod
+    async def connect(cls, url: str, *, connections: int) -> Self:
+        """Open a pool. Raises ConfigurationError when the URL is none, Interrupted when nobody answers there."""
+        try:
+            pool = await asyncpg.create_pool(
+                url,
+                min_size=min(connections, 4),
+                max_size=connections,
+                command_timeout=COMMAND_SECONDS,
+                timeout=CONNECT_SECONDS,
+                server_settings=SERVER_SETTINGS,
+                reset=keep_session,
+            )
+        except (ValueError, asyncpg.InvalidCatalogNameError, asyncpg.InvalidAuthorizationSpecificationError) as error:
+            raise ConfigurationError(f"NOTIFY_DATABASE_URL can't be used: {error}") from None
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise Interrupted(f"the database does not answer: {type(error).__name__}: {error}") from error
+        return cls(pool)
+
+    async def close(self) -> None:
+        """Close every connection, politely for a moment, then at once."""
+        try:
+            async with asyncio.timeout(2):
+                await self._pool.close()
+        except TimeoutError:
+            self._pool.terminate()
+
+    async def rows(self, name: str, *arguments: Any) -> Sequence[Row]:
+        """Return all rows of a statement. Raises Blocked, Poisoned, Interrupted or Refused."""
+        return await self._run("fetch", name, arguments)
+
+    async def row(self, name: str, *arguments: Any) -> Row | None:
+        """Return its first row, if any."""
+        return await self._run("fetchrow", name, arguments)
+
+    async def value(self, name: str, *arguments: Any) -> Any:
+        """Return the first column of its first row."""
+        return await self._run("fetchval", name, arguments)
+
+    async def use(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+        """Lend a connection to something that brings its own statements. Raises Interrupted or Refused, or what `work` does."""
+        try:
+            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+                return await work(connection)
+        except asyncpg.PostgresError as error:
+            raise translate("a connection", error) from error
+        except (asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            raise Interrupted(f"the database does not answer ({type(error).__name__})") from error
+
+    async def _run(self, method: str, name: str, arguments: Sequence[object]) -> Any:
+        statement = query(name)
+        for attempt in range(1, DEADLOCK_TRIES + 1):
+            try:
+                async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+                    return await getattr(connection, method)(statement, *arguments)
+            except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as error:
+                log.warning("statement.deadlocked", statement=name, attempt=attempt)
+                if attempt == DEADLOCK_TRIES:
+                    raise Blocked(f"{name}: deadlocked") from error
+            except asyncpg.PostgresError as error:
+                raise translate(name, error) from error
+            except (asyncpg.InterfaceError, OSError, TimeoutError) as error:
+                if isinstance(error, ValueError):  # asyncpg.DataError is both: an argument that has no encoding
+                    raise Poisoned(f"{name}: a value that PostgreSQL can't take") from error
+                raise Interrupted(f"{name}: the database's answer did not arrive ({type(error).__name__})") from error
+        raise AssertionError("unreachable: the last attempt raises")
+
+
+async def keep_session(_connection: object) -> None:
+    """Save the round trip of asyncpg's reset: no statement of ours leaves anything behind in its session."""
+
+
+def translate(name: str, error: asyncpg.PostgresError) -> Exception:
+    """Say in the lanes' terms what an error of PostgreSQL means.
+
+    Classes: https://www.postgresql.org/docs/current/errcodes-appendix.html
+    """
+    code = error.sqlstate or ""
+    if code == "55P03":
+        return Blocked(f"{name}: somebody holds what it needs")
+    if code[:2] in {"22", "23", "54"}:
+        return Poisoned(f"{name}: refused by PostgreSQL with {code}")
+    if code[:2] == "08" or code in {"57P01", "57P02", "57P05"}:
+        return Interrupted(f"{name}: the connection was ended by the database ({code})")
+    if code[:2] in {"53", "58", "57"} or code in {"25006", "NT001"}:
+        return Refused(f"{name}: the database can't do this at the moment ({code})")
+    return error

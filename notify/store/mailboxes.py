@@ -1,0 +1,184 @@
+"""Reading mailboxes and moving cursors: what a session needs.
+
+Keeps invariant 3 from the store's side: a cursor exists before anything is sent to its device, and moves only forward.
+All three lanes may be repeated, so an outage delays a session and never fails it.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+
+import msgspec
+
+from notify.batch import Lane
+from notify.model import Codec, Entry, Kind, Page, Standing
+from notify.store.database import Database, Row
+
+PAGE_ENTRIES = 100
+"""Entries a page holds at most: enough to be efficient, few enough for a thousand sessions to take turns."""
+
+PAGE_BYTES = 256 * 1024
+"""Bytes of data a page holds at most (but always one entry)."""
+
+FETCH_FLIGHTS = 2
+FETCH_ITEMS = 100
+"""Pages a statement fetches at most; with PAGE_BYTES it bounds what one answer can weigh."""
+
+UNBOUNDED = 1_000_000
+"""Capacity of lanes whose callers are bounded already: by the connections of the process."""
+
+
+class Ack(msgspec.Struct, frozen=True):
+    """A device has acknowledged everything up to `seq`."""
+
+    user: str
+    device: str
+    seq: int
+
+
+class Place(msgspec.Struct, frozen=True):
+    """A device of a user."""
+
+    user: str
+    device: str
+
+
+class Position(msgspec.Struct, frozen=True):
+    """Where a session stands in a mailbox."""
+
+    user: str
+    after: int
+
+
+def later(one: Ack, other: Ack) -> Ack:
+    """Acks are cumulative: of two for a device the further one says it all."""
+    return other if other.seq > one.seq else one
+
+
+class Mailboxes:
+    """The lanes of reading: opening, fetching and acknowledging."""
+
+    def __init__(self, database: Database, *, max_devices: int) -> None:
+        self._database = database
+        self._max_devices = max_devices
+        self.epoch = ""
+        self.opening = Lane[Place, Standing]("open", self._open, capacity=UNBOUNDED, flights=2, repeats=True)
+        self.fetching = Lane[Position, Page](
+            "fetch", self._fetch, flights=FETCH_FLIGHTS, max_items=FETCH_ITEMS, capacity=UNBOUNDED, repeats=True
+        )
+        self.acking = Lane[Ack, None](
+            "ack",
+            self._move,
+            max_items=500,
+            capacity=UNBOUNDED,
+            identity=lambda ack: (ack.user, ack.device),
+            merge=later,
+            keys=lambda ack: ((ack.user, ack.device),),
+            repeats=True,
+        )
+
+    async def open(self, user: str, device: str) -> Standing:
+        """Return where a device stands; its cursor and mailbox exist from now on."""
+        return await self.opening.submit(Place(user, device))
+
+    async def fetch(self, user: str, after: int) -> Page:
+        """Return what follows `after` in a mailbox."""
+        return await self.fetching.submit(Position(user, after))
+
+    def ack(self, user: str, device: str, seq: int) -> None:
+        """Move a device's cursor, soon. Waiting for it is of no use to anyone: a lost ack is a repeated delivery."""
+        self.acking.put(Ack(user, device, seq))
+
+    async def read_heads(self, users: Sequence[str]) -> dict[str, int]:
+        """Return the heads of those of these mailboxes that exist."""
+        return {row[0]: row[1] for row in await self._database.rows("read_heads", users)}
+
+    async def read_epoch(self) -> str:
+        """Ask the database who it is, remember it, and return it."""
+        self.epoch = await self._database.value("read_epoch")
+        return self.epoch
+
+    async def close(self) -> None:
+        """Write down the acks that are still on their way."""
+        await asyncio.gather(self.opening.close(), self.fetching.close(), self.acking.close())
+
+    async def _open(self, places: Sequence[Place]) -> Sequence[Standing]:
+        found = await self._look(places)
+        missing = [place for place, row in zip(places, found, strict=True) if row["seq"] is None or row["removed"]]
+        if missing:
+            await self._database.value(
+                "enter", [place.user for place in missing], [place.device for place in missing], self._max_devices
+            )
+            found = await self._look(places)
+        return [
+            Standing(
+                head=row["head"],
+                floor=row["floor"],
+                unread=row["unread"],
+                cursor=row["seq"],
+                epoch=hashlib.blake2s(f"{self.epoch}/{row['born']}".encode(), digest_size=8).hexdigest(),
+            )
+            for row in found
+        ]
+
+    async def _look(self, places: Sequence[Place]) -> Sequence[Row]:
+        return await self._database.rows("look", [place.user for place in places], [place.device for place in places])
+
+    async def _fetch(self, positions: Sequence[Position]) -> Sequence[Page]:
+        rows = await self._database.rows(
+            "fetch_pages",
+            [position.user for position in positions],
+            [position.after for position in positions],
+            PAGE_ENTRIES,
+            PAGE_BYTES,
+        )
+        heads: dict[int, tuple[int, int]] = {}
+        entries: dict[int, list[Entry]] = {}
+        for row in rows:
+            order = row["ord"]
+            heads[order] = (row["head"], row["floor"])
+            if row["seq"] is not None:
+                entries.setdefault(order, []).append(read_entry(row))
+        return [
+            assemble(position, *heads.get(order, (0, 0)), entries.get(order, []))
+            for order, position in enumerate(positions, 1)
+        ]
+
+    async def _move(self, acks: Sequence[Ack]) -> Sequence[None]:
+        await self._database.value(
+            "move_cursors", [ack.user for ack in acks], [ack.device for ack in acks], [ack.seq for ack in acks]
+        )
+        return [None] * len(acks)
+
+
+def assemble(position: Position, head: int, floor: int, entries: list[Entry]) -> Page:
+    """Put a page together. Seqs have no gaps, so it is complete when its last entry is the head."""
+    last = entries[-1].seq if entries else max(position.after, floor)
+    return Page(head=head, floor=floor, entries=entries, complete=last >= head)
+
+
+def read_entry(row: Row) -> Entry:
+    """Turn a row of `fetch_pages` into an entry."""
+    live: bool = row["live"]
+    kind = Kind(row["kind"])
+    if not live or kind is not Kind.NOTIFICATION:
+        return Entry(
+            row["seq"],
+            kind,
+            live,
+            notification_id=row["notification_id"],
+            target=row["target"],
+            seqs=row["seqs"],
+            unread=row["unread"],
+        )
+    return Entry(
+        row["seq"],
+        kind,
+        live,
+        notification_id=row["notification_id"],
+        type=row["type"],
+        producer=row["producer"],
+        codec=Codec(row["codec"]),
+        created_at=row["created_at"],
+        data=row["data"],
+    )

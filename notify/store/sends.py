@@ -1,0 +1,142 @@
+"""Storing what producers send.
+
+Keeps invariant 1: a result means that the commit happened. A post is all or nothing; ids are minted before the
+statement, so that after a broken connection its outcome can be found out rather than guessed.
+"""
+
+import asyncio
+from collections.abc import Collection, Hashable, Sequence
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+import structlog
+
+from notify.batch import Interrupted, Lane, Poisoned, Refused
+from notify.errors import Unavailable
+from notify.ids import mint_id
+from notify.model import BULK_RECIPIENTS, Notification
+from notify.store.database import Database
+
+log = structlog.get_logger()
+
+FLIGHTS = 3
+"""Statements of sends at once: one to be filled while one runs and one commits."""
+
+MAX_WEIGHT = 4_000
+"""Of one statement, in recipients and quarter KiBs of data: about 20 ms of PostgreSQL."""
+
+QUEUE = 20_000
+"""Posts that wait at most, about three seconds' worth: beyond it a sender is told to come back."""
+
+BULK_QUEUE = 50
+"""The same for posts to many: a statement each."""
+
+SETTLE_TRIES = 5
+"""Attempts, a second apart, to learn the outcome of a batch whose connection broke; a restart takes about that long."""
+
+
+class Post(msgspec.Struct, frozen=True):
+    """What one request sends: all of it or nothing."""
+
+    notifications: Sequence[Notification]
+
+    @property
+    def recipients(self) -> int:
+        """Recipients, of all its notifications together."""
+        return sum(len(notification.to) for notification in self.notifications)
+
+
+def weigh(post: Post) -> int:
+    """Rows and bytes in one number."""
+    return sum(len(n.to) + len(n.data) // 256 for n in post.notifications)
+
+
+def users(post: Post) -> Collection[Hashable]:
+    """Whose mailboxes a post needs."""
+    return {user for notification in post.notifications for user in notification.to}
+
+
+class Sends:
+    """The lanes of sends: one for most, one for posts to many."""
+
+    def __init__(self, database: Database, *, max_pending: int) -> None:
+        self._database = database
+        self._max_pending = max_pending
+        self.single = Lane[Post, datetime](
+            "send",
+            self._deposit,
+            flights=FLIGHTS,
+            max_weight=MAX_WEIGHT,
+            capacity=QUEUE,
+            weigh=weigh,
+            keys=users,
+            probe=self._probe,
+        )
+        self.bulk = Lane[Post, datetime](
+            "send-bulk", self._deposit, max_items=1, capacity=BULK_QUEUE, keys=users, probe=self._probe
+        )
+
+    async def send(self, post: Post) -> datetime:
+        """Store a post and return the moment of it, once it is committed.
+
+        Raises Unavailable when nothing was accepted (or, saying so, when that can't be known), Poisoned when
+        PostgreSQL refuses the data.
+        """
+        lane = self.bulk if post.recipients > BULK_RECIPIENTS else self.single
+        try:
+            return await lane.submit(post)
+        except Refused as error:
+            raise Unavailable(f"the database can't store this at the moment; nothing was accepted ({error})") from error
+
+    async def close(self) -> None:
+        """Wait for what was accepted."""
+        await asyncio.gather(self.single.close(), self.bulk.close())
+
+    async def _deposit(self, posts: Sequence[Post]) -> Sequence[datetime]:
+        notifications = [notification for post in posts for notification in post.notifications]
+        batch = mint_id()
+        try:
+            moment = await self._database.value(
+                "deposit",
+                batch,
+                [n.id for n in notifications],
+                [n.producer for n in notifications],
+                [n.type for n in notifications],
+                [n.data for n in notifications],
+                [n.codec for n in notifications],
+                [len(n.to) for n in notifications],
+                [n.ttl for n in notifications],
+                [n.deliver_at for n in notifications],
+                [n.collapse_key for n in notifications],
+                [item for item, n in enumerate(notifications, 1) for _ in n.to],
+                [user for n in notifications for user in n.to],
+                self._max_pending,
+            )
+        except Refused:
+            raise
+        except Interrupted:
+            moment = await self._settle(batch, notifications[0].id)
+        return [moment] * len(posts)
+
+    async def _settle(self, batch: UUID, first: UUID) -> datetime:
+        """Find out what became of a batch. Raises Unavailable when it was not stored, or when nobody can say."""
+        for attempt in range(1, SETTLE_TRIES + 1):
+            try:
+                moment: datetime | None = await self._database.value("settle", batch, first)
+            except (Interrupted, Poisoned) as error:
+                log.warning("batch.unsettled", attempt=attempt, reason=str(error))
+                await asyncio.sleep(1)
+            else:
+                log.info("batch.settled", stored=moment is not None)
+                if moment is None:
+                    raise Unavailable("the connection to the database broke; nothing was accepted")
+                return moment
+        raise Unavailable(
+            "the database went away while storing this; whether it was accepted is not known. "
+            "Repeat it with the same Idempotency-Key"
+        )
+
+    async def _probe(self, keys: Collection[Hashable]) -> Collection[Hashable]:
+        found: list[str] = await self._database.value("blocked_users", list(keys))
+        return found

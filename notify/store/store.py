@@ -1,0 +1,36 @@
+"""What the rest of the service sees of the database."""
+
+import asyncio
+from typing import Self
+
+from notify.settings import Settings
+from notify.store.database import Database
+from notify.store.mailboxes import Mailboxes
+from notify.store.notifications import Notifications
+from notify.store.sends import Sends
+
+
+class Store:
+    """The subjects of the store, over one pool: `sends`, `mailboxes`, `notifications`."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self.database = database
+        self.sends = Sends(database, max_pending=settings.max_pending)
+        self.mailboxes = Mailboxes(database, max_devices=settings.max_devices)
+        self.notifications = Notifications(database)
+
+    @classmethod
+    async def connect(cls, settings: Settings) -> Self:
+        """Open the pool and learn the epoch. Raises ConfigurationError or batch.Interrupted."""
+        store = cls(await Database.connect(settings.database_url, connections=settings.database_connections), settings)
+        try:
+            await store.mailboxes.read_epoch()
+        except BaseException:
+            await store.database.close()
+            raise
+        return store
+
+    async def close(self) -> None:
+        """Finish what was accepted, write down the acks, close the pool."""
+        await asyncio.gather(self.sends.close(), self.mailboxes.close())
+        await self.database.close()

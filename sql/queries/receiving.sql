@@ -1,0 +1,66 @@
+-- name: look
+-- Where mailboxes and the cursors of devices stand. An absent mailbox or cursor is NULL. Primary keys.
+SELECT m.head, m.floor, m.unread, m.born, c.seq, c.removed
+FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS r (user_id, device, ord)
+LEFT JOIN notify.mailbox AS m ON m.user_id = r.user_id
+LEFT JOIN notify.cursor AS c ON c.user_id = r.user_id AND c.device = r.device
+ORDER BY r.ord
+
+-- name: enter
+-- Creates what `look` did not find: the mailboxes, and the cursors of devices never seen (or removed), which start after
+-- whatever any device of the user has acknowledged. Primary keys, in sorted order; answers with a count.
+SELECT notify.enter($1, $2, $3)
+
+-- name: fetch_pages
+-- The next page of each mailbox asked for: up to $3 entries after a seq, as many as fit in $4 bytes of data but at least one,
+-- together with the head and the floor of the same moment. `live` is false for what is over: it is not sent, only passed.
+-- Primary keys of mailbox, entry, ending and notification.
+SELECT r.ord, m.head, m.floor, p.seq, p.kind, p.live, p.notification_id, p.type, p.producer, p.codec, p.created_at,
+       CASE WHEN p.live THEN p.data END AS data, p.target, p.seqs, p.unread
+FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS r (user_id, after, ord)
+JOIN notify.mailbox AS m ON m.user_id = r.user_id
+LEFT JOIN LATERAL (
+    SELECT e.*, n.type, n.producer, n.codec, n.created_at, n.data,
+           e.kind <> 1 OR (x.seq IS NULL AND n.expires_at > clock_timestamp()) AS live,
+           sum(octet_length(n.data)) OVER (ORDER BY e.seq) - octet_length(n.data) AS bytes_before
+    FROM (
+        SELECT e.seq, e.kind, e.notification_id, e.target, e.seqs, e.unread FROM notify.entry AS e
+        WHERE e.user_id = r.user_id AND e.seq > GREATEST(r.after, m.floor) ORDER BY e.seq LIMIT $3
+    ) AS e
+    LEFT JOIN notify.notification AS n ON e.kind = 1 AND n.id = e.notification_id
+    LEFT JOIN notify.ending AS x ON e.kind = 1 AND x.user_id = r.user_id AND x.seq = e.seq
+) AS p ON COALESCE(p.bytes_before, 0) < $4
+ORDER BY r.ord, p.seq
+
+-- name: move_cursors
+-- Acknowledges: moves cursors forward, never back and never past the head, and writes down what each move covered.
+-- Cursors are taken in sorted order. Primary keys; answers with a count.
+WITH held AS (
+    SELECT c.user_id, c.device, c.seq AS after_seq, r.seq AS to_seq
+    FROM unnest($1::text[], $2::text[], $3::bigint[]) AS r (user_id, device, seq)
+    JOIN notify.cursor AS c ON c.user_id = r.user_id AND c.device = r.device
+    JOIN notify.mailbox AS m ON m.user_id = r.user_id AND m.head >= r.seq
+    WHERE c.seq < r.seq
+    ORDER BY c.user_id, c.device
+    FOR UPDATE OF c
+), moved AS (
+    UPDATE notify.cursor AS c SET seq = h.to_seq, seen_at = now()
+    FROM held AS h WHERE c.user_id = h.user_id AND c.device = h.device AND h.after_seq < h.to_seq
+    RETURNING c.user_id, c.device, h.after_seq, h.to_seq
+), written AS (
+    INSERT INTO notify.ack (user_id, device, to_seq, after_seq, at)
+    SELECT v.user_id, v.device, v.to_seq, v.after_seq, clock_timestamp() FROM moved AS v
+    RETURNING 1
+)
+SELECT count(*) FROM written
+
+-- name: read_heads
+-- The heads of some mailboxes, to find out which moved while nobody was listening. Primary key.
+SELECT m.user_id, m.head FROM notify.mailbox AS m WHERE m.user_id = ANY ($1::text[])
+
+-- name: read_epoch
+-- What makes this database this database: another cluster, timeline (a failover or a restore), database or salt is another epoch.
+-- A replica has no timeline of its own to write, hence none here. No table but the one row of the salt.
+SELECT md5(concat_ws('/', (SELECT c.system_identifier FROM pg_control_system() AS c), (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()),
+    CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) END,
+    (SELECT s.value FROM notify.salt AS s)))
