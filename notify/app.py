@@ -22,18 +22,31 @@ from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 
 from notify import __version__
-from notify.api.answers import answer_problem, handle_exception
+from notify.api.answers import handle_exception
 from notify.api.health import livez, readyz
-from notify.api.producers import PATH_BATCH, PATH_SEND, Sending, get_notification
+from notify.api.inbox import acknowledge, list_devices, list_inbox, mark_read, remove_device
+from notify.api.producers import (
+    PATH_BATCH,
+    PATH_SEND,
+    Sending,
+    cancel_notification,
+    get_notification,
+    list_recipients,
+)
 from notify.api.readiness import Readiness
 from notify.api.services import Services
+from notify.api.stream import PATH_STREAM, Streaming
+from notify.api.topics import list_subscribers, subscribe, unsubscribe
 from notify.auth import Authenticator
-from notify.bridge import CHANNEL_WAKE, Bridge
-from notify.errors import Close, NotFound, NotifyError
+from notify.bridge import Bridge
+from notify.errors import Close, NotifyError
+from notify.frames import MomentaryFrames
 from notify.gateway import Gateway, refuse
 from notify.hub import Hub
 from notify.ids import mint_id
+from notify.janitor import Janitor
 from notify.migrate import require_current
+from notify.momentary import Assembler
 from notify.origins import OriginPolicy
 from notify.settings import Settings
 from notify.store import Store
@@ -45,6 +58,11 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 PATH_SOCKET = "/v1/ws"
+
+CHANNEL_WAKE = "notify_wake"
+CHANNEL_NOW = "notify_now"
+CHANNEL_ACK = "notify_ack"
+"""What the nodes tell each other: heads that moved, messages that are not stored, acks that came by REST."""
 
 TICK_SECONDS = 1.0
 """How often sessions are looked at for pings, expiry and stuck peers."""
@@ -71,6 +89,7 @@ class Application:
         self.settings = settings
         self.hub = Hub(max_sessions=settings.max_sessions)
         self.node = str(mint_id())
+        self._assembler = Assembler()
         self._dev = dev
         self._origins = OriginPolicy(settings.allowed_origins, loopback=dev)
         self._running: _Running | None = None
@@ -123,8 +142,29 @@ class Application:
         async def send_batch(scope: Scope, receive: Receive, send: Send) -> None:
             await self._sending.send_batch(scope, receive, send)
 
+        @asgi(PATH_STREAM, copy_scope=False)
+        async def stream(scope: Scope, receive: Receive, send: Send) -> None:
+            await self._need_running().streaming.serve(scope, receive, send)
+
         return Litestar(
-            route_handlers=[send_one, send_batch, get_notification, livez, readyz],
+            route_handlers=[
+                send_one,
+                send_batch,
+                get_notification,
+                list_recipients,
+                cancel_notification,
+                subscribe,
+                unsubscribe,
+                list_subscribers,
+                list_inbox,
+                mark_read,
+                acknowledge,
+                list_devices,
+                remove_device,
+                stream,
+                livez,
+                readyz,
+            ],
             lifespan=[self._live],
             dependencies={
                 "services": Provide(lambda: self._services, sync_to_thread=False),
@@ -170,15 +210,18 @@ class Application:
             bridge = Bridge(
                 self.settings.listener_url,
                 self.node,
-                handlers={CHANNEL_WAKE: self._wake},
+                handlers={CHANNEL_WAKE: self._wake, CHANNEL_NOW: self._offer, CHANNEL_ACK: self._confirm},
                 catch_up=lambda: self._catch_up(store),
             )
+            janitor = Janitor(store)
             tasks = [
+                asyncio.create_task(janitor.run(), name="janitor"),
                 asyncio.create_task(bridge.run(), name="bridge"),
                 asyncio.create_task(self._tick(), name="tick"),
                 asyncio.create_task(self._sweep(store), name="sweep"),
             ]
-            self._running = _Running(services, gateway, bridge, Sending(services))
+            streaming = Streaming(services, self._origins)
+            self._running = _Running(services, gateway, bridge, Sending(services), streaming)
             log.info("node.started", node=self.node, version=__version__)
             try:
                 yield
@@ -197,6 +240,18 @@ class Application:
         for line in payload.split("\n"):
             user, _, head = line.partition("\t")
             self.hub.wake(user, int(head))
+
+    def _offer(self, payload: str) -> None:
+        """Take a part of the messages that are not stored; offer those that it makes whole."""
+        for message in self._assembler.add(payload):
+            frames = MomentaryFrames(message)
+            for user in message.to:
+                self.hub.offer(user, frames)
+
+    def _confirm(self, payload: str) -> None:
+        """Take an ack that came by REST: "user TAB device TAB seq"."""
+        user, device, seq = payload.split("\t")
+        self.hub.confirm(user, device, int(seq))
 
     async def _catch_up(self, store: Store) -> None:
         """Compare everyone's head, in pages, with the database's; leave if the database is another one."""
@@ -249,10 +304,13 @@ class Application:
 class _Running:
     """What exists between start and stop."""
 
-    __slots__ = ("bridge", "gateway", "sending", "services")
+    __slots__ = ("bridge", "gateway", "sending", "services", "streaming")
 
-    def __init__(self, services: Services, gateway: Gateway, bridge: Bridge, sending: Sending) -> None:
+    def __init__(
+        self, services: Services, gateway: Gateway, bridge: Bridge, sending: Sending, streaming: Streaming
+    ) -> None:
         self.services = services
         self.gateway = gateway
         self.bridge = bridge
         self.sending = sending
+        self.streaming = streaming

@@ -10,6 +10,7 @@ Keeps invariant 6 (bounded in count and in weight: a full lane refuses before an
                  ▲            │
                  │            ├─ Blocked: whoever is held waits parked, the rest flies again at once
                  └── parked ◀─┘
+                              ├─ Rejected: the item it names fails, the rest flies again at once
                               ├─ Poisoned: halved until the one bad item is alone, which fails
                               ├─ Interrupted, in a lane that may repeat: queued again after a pause
                               └─ anything else: every item of the flight fails with it
@@ -54,6 +55,15 @@ class Blocked(NotifyError):
 
 class Poisoned(NotifyError):
     """The database refused the batch because of the data of at least one item; nothing of the batch was done."""
+
+
+class Rejected(NotifyError):
+    """One item can't be done, and it is known which: it fails with `reason`, the others are tried again without it."""
+
+    def __init__(self, item: int, reason: Exception) -> None:
+        super().__init__(f"item {item}: {reason}")
+        self.item = item
+        self.reason = reason
 
 
 class Interrupted(NotifyError):
@@ -255,6 +265,10 @@ class Lane(Generic[ItemT, ResultT]):
                 results = await self._run([pending.item for pending in part])
             except Blocked:
                 work.extend(await self._set_aside(part))
+            except Rejected as error:
+                part.pop(error.item).fail(error.reason)
+                if part:
+                    work.append(part)
             except Poisoned as error:
                 if len(part) == 1:
                     part[0].fail(error)

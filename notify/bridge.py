@@ -25,7 +25,6 @@ from notify.sql import query
 
 log = structlog.get_logger()
 
-CHANNEL_WAKE = "notify_wake"
 CHANNEL_BEAT = "notify_beat"
 
 BEAT_SECONDS = 3.0

@@ -5,7 +5,7 @@ client's frame are ignored, so that clients may be newer than the service.
 """
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, ClassVar, Protocol
 from uuid import UUID
 
@@ -14,6 +14,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from notify.errors import Close, NotifyError, SessionClosed
 from notify.model import Codec, Entry, Kind
+from notify.momentary import Momentary
 from notify.payload import transcode_to_json, transcode_to_msgpack
 
 SUBPROTOCOL_JSON = "notify.v1"
@@ -55,7 +56,7 @@ class NotificationFrame(Frame, tag="notification"):
     type: str
     data: Raw
     source: str
-    created_at: datetime
+    created_at: str
 
 
 class CaughtUp(Frame, tag="caught_up"):
@@ -249,6 +250,11 @@ CODECS: dict[str, WireCodec] = {SUBPROTOCOL_JSON: JsonCodec(), SUBPROTOCOL_MSGPA
 """The subprotocols there are, in the service's order of preference."""
 
 
+def write_time(moment: datetime) -> str:
+    """Return a time as RFC 3339 in UTC: text in both codecs, so that both say the same."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
 def frame_entry(entry: Entry, codec: WireCodec) -> ServerFrame:
     """Turn a live entry into the frame that tells a device of it."""
     if entry.kind is Kind.NOTIFICATION:
@@ -260,7 +266,7 @@ def frame_entry(entry: Entry, codec: WireCodec) -> ServerFrame:
             type=entry.type,
             data=codec.payload(entry.data, entry.codec),
             source=entry.producer,
-            created_at=entry.created_at,
+            created_at=write_time(entry.created_at),
         )
     if entry.kind is Kind.RETRACT:
         assert entry.notification_id is not None
@@ -272,3 +278,27 @@ def frame_entry(entry: Entry, codec: WireCodec) -> ServerFrame:
         seqs=UNSET if entry.seqs is None else entry.seqs,
         unread=UNSET if entry.unread is None else entry.unread,
     )
+
+
+class MomentaryFrames:
+    """A message that is not stored, as a frame: encoded once a codec, however many sessions get it."""
+
+    def __init__(self, message: Momentary) -> None:
+        self._message = message
+        self._encoded: dict[str, str | bytes] = {}
+
+    def encode(self, codec: WireCodec) -> str | bytes:
+        """Return the frame in this encoding."""
+        if (known := self._encoded.get(codec.subprotocol)) is not None:
+            return known
+        message = self._message
+        frame = NotificationFrame(
+            seq=UNSET,
+            id=message.id,
+            type=message.type,
+            data=codec.payload(message.payload, message.codec),
+            source=message.producer,
+            created_at=write_time(message.created_at),
+        )
+        encoded = self._encoded[codec.subprotocol] = codec.encode(frame)
+        return encoded

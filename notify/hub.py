@@ -7,6 +7,15 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from notify.errors import Close
+from notify.frames import WireCodec
+
+
+class Offer(Protocol):
+    """A message that is not stored, encoded once for each way it is written."""
+
+    def encode(self, codec: WireCodec) -> str | bytes:
+        """Return the frame as it goes on the wire."""
+        ...
 
 
 class Listener(Protocol):
@@ -17,8 +26,21 @@ class Listener(Protocol):
         """Whose session this is."""
         ...
 
+    @property
+    def device(self) -> str:
+        """On which device."""
+        ...
+
     def wake(self, head: int) -> None:
         """Learn that the mailbox's head is now at least `head`."""
+        ...
+
+    def offer(self, message: Offer) -> None:
+        """Send a message that is not stored, if the session can keep up."""
+        ...
+
+    def confirm(self, seq: int) -> None:
+        """Learn that the device acknowledged `seq` by another way."""
         ...
 
     def leave(self, close: Close, *, retry_after: float | None = None) -> None:
@@ -70,6 +92,17 @@ class Hub:
             self._count -= 1
         if not sessions:
             self._sessions.pop(session.user, None)
+
+    def offer(self, user: str, message: Offer) -> None:
+        """Offer a message that is not stored to a user's sessions."""
+        for session in self._sessions.get(user, ()):
+            session.offer(message)
+
+    def confirm(self, user: str, device: str, seq: int) -> None:
+        """Tell the sessions of a device that it acknowledged by another way."""
+        for session in self._sessions.get(user, ()):
+            if session.device == device:
+                session.confirm(seq)
 
     def wake(self, user: str, head: int) -> None:
         """Tell a user's sessions where the head is."""

@@ -21,9 +21,11 @@ from uuid import UUID
 
 import msgspec
 import structlog
+from msgspec import UNSET, UnsetType
 
 from notify.auth import Identity
-from notify.errors import Close, InvalidToken, NotifyError, SessionClosed
+from notify.batch import Interrupted
+from notify.errors import Close, InvalidToken, NotifyError, Problem, SessionClosed
 from notify.frames import (
     Ack,
     Auth,
@@ -35,13 +37,14 @@ from notify.frames import (
     FrameError,
     Ping,
     Pong,
+    Read,
     ServerFrame,
     Truncated,
     Welcome,
     WireCodec,
     frame_entry,
 )
-from notify.hub import Hub
+from notify.hub import Hub, Offer
 from notify.model import Page
 from notify.store import Store
 
@@ -61,6 +64,11 @@ OPEN_SECONDS = 15.0
 
 MAX_ANSWERS = 32
 """Answers (pongs, errors) that wait for a slow peer; then its frames are not read until some are out."""
+
+
+MAX_OFFERS = 64
+MAX_OFFERED_BYTES = 256 * 1024
+"""Messages that are not stored, and their bytes, that wait for a peer; what comes beyond is skipped (`ttl: 0`)."""
 
 
 class PeerGone(NotifyError):
@@ -118,6 +126,8 @@ class Session:
         "_head",
         "_identity",
         "_limits",
+        "_offered_bytes",
+        "_offers",
         "_opened",
         "_position",
         "_pump_task",
@@ -164,6 +174,8 @@ class Session:
         self._unacked_bytes = 0
         self._answers: deque[ServerFrame] = deque()
         self._answers_room: asyncio.Event | None = None
+        self._offers: deque[str | bytes] = deque()  # messages that are not stored, waiting to be written
+        self._offered_bytes = 0
         self._caught_up = False
         self._opened = False
         self._closing: Close | None = None
@@ -202,6 +214,21 @@ class Session:
             self.leave(Close.TOKEN_EXPIRED)
         elif self._opened and now - self._quiet_since >= self._limits.ping_interval:
             self._answer(Ping())
+
+    def offer(self, message: Offer) -> None:
+        """Send a message that is not stored, unless this session is behind: not yet caught up, or slower than they come."""
+        if self._caught_up and self._closing is None and len(self._offers) < MAX_OFFERS:
+            encoded = message.encode(self._codec)
+            if self._offered_bytes + len(encoded) <= MAX_OFFERED_BYTES:
+                self._offers.append(encoded)
+                self._offered_bytes += len(encoded)
+                self._start_pump()
+
+    def confirm(self, seq: int) -> None:
+        """Learn that the device acknowledged by another way: what that covers need not be acknowledged here."""
+        if seq <= self._position:
+            self._acked = max(self._acked, seq)
+            self._acknowledge(seq)
 
     # The life of it
 
@@ -284,7 +311,19 @@ class Session:
         elif isinstance(frame, Auth):
             await self._refresh(frame.token)
         else:
-            await self._reply(ErrorFrame(code="unsupported", detail="read marks are not taken yet"))
+            await self._mark_read(frame)
+
+    async def _mark_read(self, frame: Read) -> None:
+        """Mark notifications read. All devices hear of it through their mailbox, this one included."""
+        try:
+            if isinstance(frame.up_to, int) and frame.seqs is UNSET:
+                await self._store.inbox.mark_up_to(self.user, frame.up_to)
+            elif not isinstance(frame.seqs, UnsetType) and frame.up_to is UNSET:
+                await self._store.inbox.mark(self.user, frame.seqs)
+            else:
+                await self._reply(ErrorFrame(code="bad_frame", detail="read: give either `up_to` or `seqs`"))
+        except (Problem, Interrupted) as error:
+            await self._reply(ErrorFrame(code="unavailable", detail=f"the mark was not stored: {error}"))
 
     async def _refresh(self, token: str) -> None:
         """Take a fresh token for the same user."""
@@ -360,6 +399,11 @@ class Session:
         if self._closing is not None:
             await self._say_goodbye(self._closing)
             return False
+        if self._offers:
+            message = self._offers.popleft()
+            self._offered_bytes -= len(message)
+            await self._write(message)
+            return True
         if self._position < self._head:
             if len(self._window) >= self._limits.max_unacked or self._unacked_bytes >= self._limits.max_unacked_bytes:
                 return False  # the window is full: an ack starts the pump again

@@ -6,7 +6,8 @@ the fast path; one that does not is taken apart field by field.
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from typing import Any, Generic, TypeVar
+from types import UnionType
+from typing import Any, Generic, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -100,9 +101,13 @@ def find_errors(value: object, kind: Any, pointer: str) -> Sequence[FieldError]:
                 found.append(FieldError(f"{pointer}/{name}", "is required"))
         found.extend(FieldError(f"{pointer}/{escape(name)}", "is not known here") for name in value if name not in fields)
         return found
-    inner = list_of_structs(kind)
+    inner = list_element(kind)
     if inner is not None and isinstance(value, list):
-        errors = [error for at, item in enumerate(value) for error in find_errors(item, inner, f"{pointer}/{at}")]
+        errors: list[FieldError] = []
+        for at, item in enumerate(value):
+            errors.extend(find_errors(item, inner, f"{pointer}/{at}"))
+            if len(errors) >= MAX_ERRORS:
+                break
         if errors:
             return errors
     if kind is msgspec.Raw or getattr(kind, "__origin__", None) is msgspec.Raw:
@@ -114,13 +119,14 @@ def find_errors(value: object, kind: Any, pointer: str) -> Sequence[FieldError]:
     return []
 
 
-def list_of_structs(kind: Any) -> type[msgspec.Struct] | None:
-    """Return the Struct that a list type is made of, if it is one (also behind Annotated)."""
-    kind = getattr(kind, "__origin__", kind) if hasattr(kind, "__metadata__") else kind
-    if getattr(kind, "__origin__", None) is list:
-        inner = kind.__args__[0]
-        if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
-            return inner
+def list_element(kind: Any) -> Any:
+    """Return the type of a list's elements, None when `kind` is no list; of a union its list counts."""
+    if hasattr(kind, "__metadata__"):
+        return list_element(kind.__origin__)
+    if get_origin(kind) is list:
+        return get_args(kind)[0]
+    if get_origin(kind) in {Union, UnionType}:
+        return next((inner for member in get_args(kind) if (inner := list_element(member)) is not None), None)
     return None
 
 

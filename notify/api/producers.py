@@ -4,25 +4,29 @@ Sending is a lean route: a plain ASGI function, because at thousands of requests
 than the work. What it answers, its errors included, is what any other handler would.
 """
 
+import hashlib
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
-from datetime import datetime
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, NamedTuple
 from uuid import UUID
 
 import msgspec
-from litestar import Request, get
+from litestar import Request, delete, get
 from litestar.params import Parameter
 
 from notify.api.access import require
 from notify.api.answers import answer, answer_problem, recognize
 from notify.api.body import BodyReader, ClientGone, media_codec, read_body
+from notify.api.paths import read_cursor, read_limit, write_cursor
 from notify.api.requests import BatchRequest, Checker, SendRequest
 from notify.api.services import Services
-from notify.auth import Identity, Scope
-from notify.errors import MethodNotAllowed, NotFound, TooLarge
-from notify.model import Codec
-from notify.store.sends import Post
+from notify.auth import Scope
+from notify.errors import FieldError, InFlight, InvalidRequest, KeyReused, MethodNotAllowed, NotFound, TooLarge
+from notify.model import Codec, Notification, is_identifier
+from notify.momentary import Momentary, wrap
+from notify.store.database import KeyTaken
+from notify.store.sends import Claim, Post
 
 AsgiScope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -30,6 +34,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 PATH_SEND = "/v1/notifications"
 PATH_BATCH = "/v1/notifications/batch"
+
+UNKNOWN = "no such notification, or not one of yours"
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -83,7 +89,7 @@ class Sending:
         scope: AsgiScope,
         receive: Receive,
         send: Send,
-        handle: Callable[[Identity, bytes, Codec, Send], Awaitable[None]],
+        handle: Callable[["Incoming", Send], Awaitable[None]],
     ) -> None:
         try:
             if scope["method"] != "POST":
@@ -93,34 +99,119 @@ class Sending:
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
             identity = await require(self._services.authenticator, headers.get("authorization"), Scope.SEND)
             codec = media_codec(headers)
+            key = headers.get("idempotency-key")
+            if key is not None and not is_identifier(key):
+                detail = "must have 1 to 255 characters, none a control character"
+                raise InvalidRequest(f"Idempotency-Key {detail}", errors=[FieldError("/Idempotency-Key", detail)])
             body = await read_body(headers, receive, max_bytes=self._services.settings.max_body_bytes)
-            await handle(identity, body, codec, send)
+            await handle(Incoming(identity.subject, codec, body, key), send)
         except ClientGone:
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
             await answer_problem(send, recognize(error))
 
-    async def _send_one(self, identity: Identity, body: bytes, codec: Codec, send: Send) -> None:
-        checker = Checker(self._services.settings, identity.subject, codec)
-        notification = checker.check(self._single.decode(body, codec))
+    async def _send_one(self, incoming: "Incoming", send: Send) -> None:
+        request = self._single.decode(incoming.body, incoming.codec)
+        checker = self._checker(incoming)
+        notification = await checker.check(request)
+        if notification.ttl == 0:
+            refuse_key(incoming)
+            checker.finish()
+            [sent] = await self._broadcast([notification])
+            await answer(send, 202, sent)
+            return
         checker.finish()
-        moment = await self._services.store.sends.send(Post((notification,)))
+        stored = await self._store([notification], incoming)
         await answer(
             send,
             201,
-            Sent(notification.id, len(notification.to), moment),
-            {"location": f"{PATH_SEND}/{notification.id}"},
+            Sent(stored.ids[0], stored.recipients, stored.created_at),
+            {"location": f"{PATH_SEND}/{stored.ids[0]}", **stored.headers},
         )
 
-    async def _send_many(self, identity: Identity, body: bytes, codec: Codec, send: Send) -> None:
-        request = self._batch.decode(body, codec)
+    async def _send_many(self, incoming: "Incoming", send: Send) -> None:
+        request = self._batch.decode(incoming.body, incoming.codec)
         if len(request.notifications) > self._services.settings.max_batch:
             raise TooLarge(f"a batch holds at most {self._services.settings.max_batch} notifications")
-        checker = Checker(self._services.settings, identity.subject, codec)
-        notifications = [checker.check(item, f"/notifications/{at}") for at, item in enumerate(request.notifications)]
+        checker = self._checker(incoming)
+        notifications = [
+            await checker.check(item, f"/notifications/{place}") for place, item in enumerate(request.notifications)
+        ]
+        momentary = sum(notification.ttl == 0 for notification in notifications)
+        if 0 < momentary < len(notifications):
+            detail = "must be 0 for all notifications of a batch or for none"
+            raise InvalidRequest(f"ttl {detail}", errors=[FieldError("/notifications", f"ttl {detail}")])
+        if momentary:
+            refuse_key(incoming)
+            checker.finish()
+            await answer(send, 202, BatchSent([sent.id for sent in await self._broadcast(notifications)]))
+            return
         checker.finish()
-        await self._services.store.sends.send(Post(notifications))
-        await answer(send, 201, BatchSent([notification.id for notification in notifications]))
+        stored = await self._store(notifications, incoming)
+        await answer(send, 201, BatchSent(list(stored.ids)), stored.headers)
+
+    def _checker(self, incoming: "Incoming") -> Checker:
+        return Checker(self._services.settings, incoming.producer, incoming.codec, self._services.store.topics.users)
+
+    async def _store(self, notifications: Sequence[Notification], incoming: "Incoming") -> "Stored":
+        """Store what was sent, or give the answer that the same request got before."""
+        store = self._services.store
+        if incoming.key is None:
+            moment = await store.sends.send(Post(notifications))
+        else:
+            digest = hashlib.blake2b(incoming.codec.to_bytes() + incoming.body, digest_size=16).digest()
+            if (known := await self._recall(incoming, digest)) is not None:
+                return known
+            try:
+                moment = await store.sends.send(Post(notifications, Claim(incoming.key, digest)))
+            except KeyTaken as error:
+                known = None if error.in_flight else await self._recall(incoming, digest)
+                if known is None:
+                    raise InFlight("a request with this Idempotency-Key is being answered; try again in a moment") from None
+                return known
+        return Stored([n.id for n in notifications], sum(len(n.to) for n in notifications), moment, {})
+
+    async def _recall(self, incoming: "Incoming", digest: bytes) -> "Stored | None":
+        assert incoming.key is not None
+        answered = await self._services.store.notifications.find_answer(incoming.producer, incoming.key)
+        if answered is None:
+            return None
+        if answered.digest != digest:
+            raise KeyReused("this Idempotency-Key was used for another request in the last 24 hours")
+        return Stored(answered.ids, answered.recipients, answered.created_at, {"idempotent-replayed": "true"})
+
+    async def _broadcast(self, notifications: Sequence[Notification]) -> list[Sent]:
+        """Hand over what is for now or never."""
+        moment = datetime.now(UTC)
+        await self._services.store.broadcasts.send(
+            [Momentary(n.id, n.type, n.producer, moment, n.codec, wrap(n.data, n.codec), n.to) for n in notifications]
+        )
+        return [Sent(n.id, len(n.to), moment) for n in notifications]
+
+
+class Incoming(NamedTuple):
+    """A request to send, its caller known and its body read."""
+
+    producer: str
+    codec: Codec
+    body: bytes
+    key: str | None
+
+
+class Stored(NamedTuple):
+    """What was stored, now or by the same request before."""
+
+    ids: Sequence[UUID]
+    recipients: int
+    created_at: datetime
+    headers: Mapping[str, str]
+
+
+def refuse_key(incoming: Incoming) -> None:
+    """Raise InvalidRequest for an Idempotency-Key on what is never stored: nothing could be given again."""
+    if incoming.key is not None:
+        detail = "can't go together with `ttl: 0`: nothing is stored"
+        raise InvalidRequest(f"Idempotency-Key {detail}", errors=[FieldError("/Idempotency-Key", detail)])
 
 
 NotificationId = Annotated[str, Parameter(description="The id that sending answered with.")]
@@ -134,7 +225,7 @@ async def get_notification(
     identity = await require(services.authenticator, request.headers.get("authorization"), Scope.SEND)
     found = await services.store.notifications.find(read_id(notification_id), identity.subject)
     if found is None:
-        raise NotFound("no such notification, or not one of yours")
+        raise NotFound(UNKNOWN)
     return SentNotification(
         id=found.id,
         type=found.type,
@@ -151,5 +242,53 @@ async def get_notification(
 def read_id(text: str) -> UUID:
     """Return the id in a path. One that can't be an id names nothing: raises NotFound."""
     if _ID.fullmatch(text) is None:
-        raise NotFound("no such notification, or not one of yours")
+        raise NotFound(UNKNOWN)
     return UUID(text)
+
+
+class ReceiptItem(msgspec.Struct, frozen=True):
+    """How one recipient stands."""
+
+    user: str
+    seq: int | None
+    status: str
+    delivered_at: datetime | None
+    read_at: datetime | None
+
+
+class Receipts(msgspec.Struct, frozen=True):
+    """A page of a notification's recipients."""
+
+    items: list[ReceiptItem]
+    next: str | None
+
+
+@get("/v1/notifications/{notification_id:str}/recipients", summary="List a notification's recipients", tags=["Apps"])
+async def list_recipients(
+    request: Request[Any, Any, Any],
+    services: Services,
+    notification_id: NotificationId,
+    limit: str | None = None,
+    cursor: str | None = None,
+) -> Receipts:
+    """Return how each recipient of one of the caller's notifications stands, in the order of their ids."""
+    identity = await require(services.authenticator, request.headers.get("authorization"), Scope.SEND)
+    found = await services.store.notifications.find(read_id(notification_id), identity.subject)
+    if found is None:
+        raise NotFound(UNKNOWN)
+    size = read_limit(limit)
+    receipts = await services.store.notifications.list_receipts(found.id, after=read_cursor(cursor), limit=size + 1)
+    return Receipts(
+        [ReceiptItem(r.user, r.seq, r.status, r.delivered_at, r.read_at) for r in receipts[:size]],
+        write_cursor(receipts[size - 1].user) if len(receipts) > size else None,
+    )
+
+
+@delete("/v1/notifications/{notification_id:str}", summary="Withdraw a notification", tags=["Apps"])
+async def cancel_notification(
+    request: Request[Any, Any, Any], services: Services, notification_id: NotificationId
+) -> None:
+    """Withdraw one of the caller's notifications from everyone who has not acknowledged it. Again changes nothing."""
+    identity = await require(services.authenticator, request.headers.get("authorization"), Scope.SEND)
+    if await services.store.notifications.cancel(read_id(notification_id), identity.subject) is None:
+        raise NotFound(UNKNOWN)

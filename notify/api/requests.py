@@ -1,15 +1,15 @@
 """What producers may ask for: the bodies of the sending paths, and their checks beyond types."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from notify.errors import FieldError, InvalidRequest, TooLarge
 from notify.ids import mint_id
-from notify.model import Codec, Notification, is_identifier
+from notify.model import ID_LENGTH, Codec, Notification
 from notify.payload import check_json, check_value
 from notify.settings import Settings
 
@@ -21,7 +21,9 @@ MAX_TTL = 2_419_200
 MAX_DELAY = timedelta(days=30)
 """How far ahead `deliver_at` may lie."""
 
-IDENTIFIER_RULE = "must have 1 to 255 characters, none a control character"
+NO_CONTROLS = r"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*$"
+"""A name: no control characters, no lone surrogates, so that it can be stored, logged and shown anywhere."""
+
 NULL = Raw(b"null")
 NULLS: Mapping[Codec, bytes] = {Codec.JSON: b"null", Codec.MSGPACK: b"\xc0"}
 
@@ -30,7 +32,7 @@ NotificationType = Annotated[
     Meta(
         min_length=1,
         max_length=MAX_TYPE,
-        pattern=r"^[^\x00-\x1f\x7f-\x9f]*$",
+        pattern=NO_CONTROLS,
         description="What it is, e.g. `order.shipped`.",
         examples=["order.shipped"],
     ),
@@ -40,7 +42,7 @@ CollapseKey = Annotated[
     Meta(
         min_length=1,
         max_length=MAX_COLLAPSE_KEY,
-        pattern=r"^[^\x00-\x1f\x7f-\x9f]*$",
+        pattern=NO_CONTROLS,
         description="Replaces the user's pending notification with the same key.",
     ),
 ]
@@ -48,11 +50,24 @@ Ttl = Annotated[int, Meta(ge=0, le=MAX_TTL, description="Seconds from when it ma
 DeliverAt = Annotated[datetime, Meta(tz=True, description="Not before this time; at most 30 days ahead.")]
 
 
+UserId = Annotated[str, Meta(min_length=1, max_length=ID_LENGTH, pattern=NO_CONTROLS)]
+TopicName = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=ID_LENGTH,
+        pattern=NO_CONTROLS,
+        description="Instead of `to`: everyone subscribed to it at this moment.",
+    ),
+]
+
+
 class SendRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """One notification to send."""
+    """One notification to send, to users or to a topic."""
 
     type: NotificationType
-    to: Annotated[str | list[str], Meta(description="A user id, or a list of them.", examples=["alice"])]
+    to: UserId | list[UserId] | UnsetType = UNSET
+    topic: TopicName | UnsetType = UNSET
     data: Annotated[Raw, Meta(description="Any JSON value; handed on as it came.")] = NULL
     ttl: Ttl = MAX_TTL
     collapse_key: CollapseKey | UnsetType = UNSET
@@ -65,30 +80,40 @@ class BatchRequest(msgspec.Struct, forbid_unknown_fields=True):
     notifications: Annotated[list[SendRequest], Meta(min_length=1)]
 
 
-class Checker:
-    """Turns requests into notifications, or into a refusal that names every bad field."""
+class Subscribers(Protocol):
+    """Looks up who is subscribed to a topic."""
 
-    def __init__(self, settings: Settings, producer: str, codec: Codec) -> None:
+    async def __call__(self, topic: str, *, limit: int) -> Sequence[str]:
+        """Return up to `limit` of them."""
+        ...
+
+
+class Checker:
+    """Turns the requests of one body into notifications, or into a refusal that names every bad field.
+
+    `subscribers` looks up a topic, up to a limit. Recipients are counted over all requests, topics expanded.
+    """
+
+    def __init__(self, settings: Settings, producer: str, codec: Codec, subscribers: Subscribers) -> None:
         self._settings = settings
         self._producer = producer
         self._codec = codec
+        self._subscribers = subscribers
         self._errors: list[FieldError] = []
         self._recipients = 0
 
-    def check(self, request: SendRequest, pointer: str = "") -> Notification:
+    async def check(self, request: SendRequest, pointer: str = "") -> Notification:
         """Return the notification of one request; what is wrong is kept for `finish`. Raises TooLarge."""
-        to = self._check_recipients(request.to, f"{pointer}/to")
+        self._check_combination(request, pointer)
         data = NULLS[self._codec] if request.data is NULL else bytes(request.data)
         self._check_data(data, f"{pointer}/data")
         deliver_at = None if request.deliver_at is UNSET else self._check_time(request.deliver_at, f"{pointer}/deliver_at")
-        if request.ttl == 0:
-            self._errors.append(FieldError(f"{pointer}/ttl", "must be at least 1 second here"))
         return Notification(
             id=mint_id(),
             producer=self._producer,
             type=request.type,
             data=data,
-            to=to,
+            to=await self._find_recipients(request, pointer),
             codec=self._codec,
             ttl=request.ttl,
             deliver_at=deliver_at,
@@ -100,29 +125,40 @@ class Checker:
         if self._errors:
             raise InvalidRequest("some fields are not valid", errors=self._errors)
 
-    def _check_recipients(self, to: str | list[str], pointer: str) -> list[str]:
-        users = [to] if isinstance(to, str) else list(dict.fromkeys(to))
-        self._recipients += len(users)
-        if self._recipients > self._settings.max_recipients:
-            raise TooLarge(f"more than {self._settings.max_recipients} recipients in one request; send it in parts")
-        if not users:
-            self._errors.append(FieldError(pointer, "needs at least one recipient"))
-        if isinstance(to, str):
-            if not is_identifier(to):
-                self._errors.append(FieldError(pointer, IDENTIFIER_RULE))
+    def _check_combination(self, request: SendRequest, pointer: str) -> None:
+        if request.to is UNSET and request.topic is UNSET:
+            self._errors.append(FieldError(f"{pointer}/to", "is required, unless there is a `topic`"))
+        elif request.to is not UNSET and request.topic is not UNSET:
+            self._errors.append(FieldError(f"{pointer}/topic", "can't go together with `to`"))
+        if request.ttl == 0:
+            if request.collapse_key is not UNSET:
+                self._errors.append(FieldError(f"{pointer}/collapse_key", "can't go together with `ttl: 0`: nothing waits"))
+            if request.deliver_at is not UNSET:
+                self._errors.append(FieldError(f"{pointer}/deliver_at", "can't go together with `ttl: 0`: it is now or never"))
+
+    async def _find_recipients(self, request: SendRequest, pointer: str) -> Sequence[str]:
+        limit = self._settings.max_recipients
+        users: Sequence[str]
+        if isinstance(request.to, str):
+            users = (request.to,)
+        elif isinstance(request.to, list):
+            users = list(dict.fromkeys(request.to))
+            if not users:
+                self._errors.append(FieldError(f"{pointer}/to", "needs at least one recipient"))
+        elif isinstance(request.topic, str) and not self._errors:
+            users = await self._subscribers(request.topic, limit=limit - self._recipients + 1)
         else:
-            self._errors.extend(
-                FieldError(f"{pointer}/{at}", IDENTIFIER_RULE) for at, user in enumerate(to) if not is_identifier(user)
-            )
+            users = ()
+        self._recipients += len(users)
+        if self._recipients > limit:
+            raise TooLarge(f"more than {limit} recipients in one request; send it in parts")
         return users
 
     def _check_data(self, data: bytes, pointer: str) -> None:
-        if len(data) > self._settings.max_data_bytes:
-            raise TooLarge(f"{pointer} has {len(data)} bytes; at most {self._settings.max_data_bytes} are taken")
-        if self._codec is Codec.JSON:
-            wrong = check_json(data, max_bytes=self._settings.max_data_bytes)
-        else:
-            wrong = check_value(msgspec.msgpack.decode(data))
+        limit = self._settings.max_data_bytes
+        if len(data) > limit:
+            raise TooLarge(f"{pointer} has {len(data)} bytes; at most {limit} are taken")
+        wrong = check_json(data, max_bytes=limit) if self._codec is Codec.JSON else check_value(msgspec.msgpack.decode(data))
         if wrong:
             self._errors.append(FieldError(pointer, wrong))
 

@@ -4,6 +4,7 @@ Keeps the promise that no statement waits for ever: every bound is set on both s
 """
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Self, TypeVar
 
@@ -11,7 +12,7 @@ import asyncpg
 import structlog
 
 from notify.batch import Blocked, Interrupted, Poisoned, Refused
-from notify.errors import ConfigurationError
+from notify.errors import ConfigurationError, NotifyError, Unavailable
 from notify.sql import query
 
 log = structlog.get_logger()
@@ -25,6 +26,9 @@ ACQUIRE_SECONDS = 5.0
 CONNECT_SECONDS = 5.0
 """How long opening a connection may take."""
 
+PATIENCE_SECONDS = 10.0
+"""How long an act on mailboxes (a cancel, a read mark) waits for whoever holds one."""
+
 DEADLOCK_TRIES = 3
 """Deadlocks are possible only against locks taken by others; one that comes back is a bug and must show."""
 
@@ -36,8 +40,21 @@ SERVER_SETTINGS = {
     "jit": "off",  # compiling pays for long queries only; ours are short
 }
 
+KEY_IN_FLIGHT = "NT409"
+KEY_USED = "NT422"
+"""The codes with which notify.deposit names a key that is taken."""
+
 Row = asyncpg.Record
 T = TypeVar("T")
+
+
+class KeyTaken(NotifyError):
+    """The idempotency key at `claim` (from 0) of a batch was used before, or is being worked on right now."""
+
+    def __init__(self, claim: int, *, in_flight: bool) -> None:
+        super().__init__("the Idempotency-Key is taken")
+        self.claim = claim
+        self.in_flight = in_flight
 
 
 class Database:
@@ -114,6 +131,19 @@ class Database:
         raise AssertionError("unreachable: the last attempt raises")
 
 
+async def patiently(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Repeat a statement that may be repeated while somebody holds what it needs. Raises Unavailable after PATIENCE_SECONDS."""
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                try:
+                    return await attempt()
+                except Blocked:
+                    await asyncio.sleep(random.uniform(0.05, 0.2))  # noqa: S311 - jitter, not a secret
+    except TimeoutError:
+        raise Unavailable("somebody holds a mailbox that this needs; nothing was changed, try again") from None
+
+
 async def keep_session(_connection: object) -> None:
     """Save the round trip of asyncpg's reset: no statement of ours leaves anything behind in its session."""
 
@@ -130,6 +160,8 @@ def translate(name: str, error: asyncpg.PostgresError) -> Exception:
         return Poisoned(f"{name}: refused by PostgreSQL with {code}")
     if code[:2] == "08" or code in {"57P01", "57P02", "57P05"}:
         return Interrupted(f"{name}: the connection was ended by the database ({code})")
+    if code in {KEY_IN_FLIGHT, KEY_USED}:
+        return KeyTaken(int(error.args[0]) - 1, in_flight=code == KEY_IN_FLIGHT)
     if code[:2] in {"53", "58", "57"} or code in {"25006", "NT001"}:
         return Refused(f"{name}: the database can't do this at the moment ({code})")
     return error

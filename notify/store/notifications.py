@@ -11,7 +11,7 @@ import msgspec
 
 from notify.model import Codec
 from notify.payload import transcode_to_json
-from notify.store.database import Database
+from notify.store.database import Database, patiently
 
 STATUSES = ("scheduled", "pending", "delivered", "read", "expired", "cancelled", "collapsed")
 """How a recipient can stand (contract, section 4)."""
@@ -46,6 +46,15 @@ class Receipt(msgspec.Struct, frozen=True):
     status: str
     delivered_at: datetime | None
     read_at: datetime | None
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The first answer to a request with an Idempotency-Key."""
+
+    digest: bytes
+    ids: Sequence[UUID]
+    recipients: int
+    created_at: datetime
 
 
 class Notifications:
@@ -83,3 +92,17 @@ class Notifications:
         """Return the receipts of up to `limit` recipients whose ids come after `after`."""
         rows = await self._database.rows("list_receipts", notification, after, limit)
         return [Receipt(*row) for row in rows]
+
+    async def cancel(self, notification: UUID, producer: str | None) -> int | None:
+        """Withdraw a notification from everyone who has not acknowledged it; with a `producer` only if that one sent it.
+
+        Returns from how many, None when there is no such notification. Raises Unavailable when somebody holds a
+        recipient's mailbox for too long.
+        """
+        withdrawn: int | None = await patiently(lambda: self._database.value("cancel", notification, producer))
+        return withdrawn
+
+    async def find_answer(self, producer: str, key: str) -> Answer | None:
+        """Return what a request with this Idempotency-Key was answered in the last 24 hours."""
+        row = await self._database.row("find_answer", producer, key)
+        return None if row is None else Answer(*row)

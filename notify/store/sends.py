@@ -7,16 +7,17 @@ statement, so that after a broken connection its outcome can be found out rather
 import asyncio
 from collections.abc import Collection, Hashable, Sequence
 from datetime import datetime
+from itertools import accumulate
 from uuid import UUID
 
 import msgspec
 import structlog
 
-from notify.batch import Interrupted, Lane, Poisoned, Refused
+from notify.batch import Blocked, Interrupted, Lane, Poisoned, Refused, Rejected
 from notify.errors import Unavailable
 from notify.ids import mint_id
 from notify.model import BULK_RECIPIENTS, Notification
-from notify.store.database import Database
+from notify.store.database import Database, KeyTaken
 
 log = structlog.get_logger()
 
@@ -36,10 +37,18 @@ SETTLE_TRIES = 5
 """Attempts, a second apart, to learn the outcome of a batch whose connection broke; a restart takes about that long."""
 
 
+class Claim(msgspec.Struct, frozen=True):
+    """An Idempotency-Key, and the digest of the request that it stands for."""
+
+    key: str
+    digest: bytes
+
+
 class Post(msgspec.Struct, frozen=True):
     """What one request sends: all of it or nothing."""
 
     notifications: Sequence[Notification]
+    claim: Claim | None = None
 
     @property
     def recipients(self) -> int:
@@ -80,8 +89,8 @@ class Sends:
     async def send(self, post: Post) -> datetime:
         """Store a post and return the moment of it, once it is committed.
 
-        Raises Unavailable when nothing was accepted (or, saying so, when that can't be known), Poisoned when
-        PostgreSQL refuses the data.
+        Raises Unavailable when nothing was accepted (or, saying so, when that can't be known), KeyTaken when its
+        Idempotency-Key is another request's or was answered already, Poisoned when PostgreSQL refuses the data.
         """
         lane = self.bulk if post.recipients > BULK_RECIPIENTS else self.single
         try:
@@ -95,6 +104,8 @@ class Sends:
 
     async def _deposit(self, posts: Sequence[Post]) -> Sequence[datetime]:
         notifications = [notification for post in posts for notification in post.notifications]
+        claims = [(place, post, post.claim) for place, post in enumerate(posts) if post.claim is not None]
+        firsts = list(accumulate((len(post.notifications) for post in posts), initial=1))
         batch = mint_id()
         try:
             moment = await self._database.value(
@@ -112,7 +123,13 @@ class Sends:
                 [item for item, n in enumerate(notifications, 1) for _ in n.to],
                 [user for n in notifications for user in n.to],
                 self._max_pending,
+                [claim.key for _, _, claim in claims],
+                [claim.digest for _, _, claim in claims],
+                [firsts[place] for place, _, _ in claims],
+                [len(post.notifications) for _, post, _ in claims],
             )
+        except KeyTaken as error:
+            raise Rejected(claims[error.claim][0], error) from None
         except Refused:
             raise
         except Interrupted:
@@ -124,7 +141,7 @@ class Sends:
         for attempt in range(1, SETTLE_TRIES + 1):
             try:
                 moment: datetime | None = await self._database.value("settle", batch, first)
-            except (Interrupted, Poisoned) as error:
+            except (Interrupted, Blocked, Poisoned) as error:
                 log.warning("batch.unsettled", attempt=attempt, reason=str(error))
                 await asyncio.sleep(1)
             else:

@@ -4,20 +4,30 @@ import asyncio
 from typing import Self
 
 from notify.settings import Settings
+from notify.store.broadcasts import Broadcasts
 from notify.store.database import Database
+from notify.store.inbox import Inbox
 from notify.store.mailboxes import Mailboxes
 from notify.store.notifications import Notifications
+from notify.store.outbox import Outbox
+from notify.store.retention import Retention
 from notify.store.sends import Sends
+from notify.store.topics import Topics
 
 
 class Store:
-    """The subjects of the store, over one pool: `sends`, `mailboxes`, `notifications`."""
+    """The subjects of the store, over one pool."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self.database = database
         self.sends = Sends(database, max_pending=settings.max_pending)
         self.mailboxes = Mailboxes(database, max_devices=settings.max_devices)
         self.notifications = Notifications(database)
+        self.broadcasts = Broadcasts(database)
+        self.topics = Topics(database)
+        self.inbox = Inbox(database)
+        self.retention = Retention(database, seconds=settings.retention)
+        self.outbox = Outbox(database, max_pending=settings.max_pending)
 
     @classmethod
     async def connect(cls, settings: Settings) -> Self:
@@ -32,5 +42,5 @@ class Store:
 
     async def close(self) -> None:
         """Finish what was accepted, write down the acks, close the pool."""
-        await asyncio.gather(self.sends.close(), self.mailboxes.close())
+        await asyncio.gather(self.sends.close(), self.mailboxes.close(), self.broadcasts.lane.close())
         await self.database.close()

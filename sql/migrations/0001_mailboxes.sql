@@ -29,8 +29,11 @@ CREATE TABLE notify.notification (
     recipients integer NOT NULL,
     created_at timestamptz NOT NULL,
     expires_at timestamptz NOT NULL,
-    collapse_key text
+    collapse_key text,
+    swept boolean NOT NULL DEFAULT false  -- expired, and taken out of the unread counts
 );
+CREATE INDEX notification_age ON notify.notification (created_at);
+CREATE INDEX notification_unswept ON notify.notification (expires_at) WHERE NOT swept;
 
 -- The log. Insert-only. kind: 1 a notification; 2 a retract of `target`; 3 a read mark up to `target` or for `seqs`,
 -- after which `unread` were left.
@@ -45,7 +48,7 @@ CREATE TABLE notify.entry (
     at timestamptz NOT NULL,
     PRIMARY KEY (user_id, seq)
 );
-CREATE INDEX entry_notification ON notify.entry (notification_id) WHERE kind = 1;
+CREATE INDEX entry_notification ON notify.entry (notification_id, user_id) WHERE kind = 1;
 
 -- How an entry ended other than by acknowledgement. The first ending stays. reason: 1 cancelled, 2 collapsed, 3 truncated.
 CREATE TABLE notify.ending (
@@ -95,12 +98,12 @@ CREATE TABLE notify.collapse_slot (
 ) WITH (fillfactor = 50);
 
 -- What is due later, or was sent inside somebody else's transaction: released in the order of (due_at, id).
--- A row that cannot be released says why in `problem` and is out of the way.
+-- A row that cannot be released, or need not be any more, says why in `problem` and is out of the way.
 CREATE TABLE notify.outbox (
     id uuid PRIMARY KEY,
     due_at timestamptz NOT NULL,
     users text[] NOT NULL,
-    problem text
+    problem text                          -- 'cancelled', 'expired', or what PostgreSQL said
 );
 CREATE INDEX outbox_due ON notify.outbox (due_at, id) WHERE problem IS NULL;
 
@@ -270,11 +273,14 @@ END $$;
 
 -- Stores a batch of notifications in one commit; answers with the moment of it, nothing more, so that a client that
 -- stopped reading holds no locks. Per notification: id to expires_in (seconds) and due_at; per recipient: the position
--- of its notification, and the user. What is due later waits in the outbox.
+-- of its notification, and the user. What is due later waits in the outbox. Per idempotency key: the key, the digest of
+-- its request, and which of the notifications are the request's. A key that is being worked on (NT409) or was used (NT422)
+-- fails the batch, with the position of the key as the message: nothing of it was stored, not even the mailboxes touched.
 -- The batch's own lock lets whoever lost the connection find out for certain (notify.settle).
 CREATE FUNCTION notify.deposit(
     batch uuid, ids uuid[], producers text[], types text[], datas bytea[], codecs smallint[], counts integer[],
-    ttls integer[], dues timestamptz[], keys text[], items integer[], users text[], max_pending bigint
+    ttls integer[], dues timestamptz[], keys text[], items integer[], users text[], max_pending bigint,
+    claim_keys text[], claim_digests bytea[], claim_firsts integer[], claim_sizes integer[]
 ) RETURNS timestamptz
 LANGUAGE plpgsql SET lock_timeout = '250ms' AS $$
 DECLARE
@@ -284,6 +290,21 @@ BEGIN
     IF EXISTS (SELECT FROM notify.abandoned AS a WHERE a.batch = deposit.batch) THEN
         RAISE EXCEPTION 'this batch was given up' USING ERRCODE = 'NT001';
     END IF;
+    FOR claim IN 1 .. cardinality(claim_keys) LOOP
+        IF NOT pg_try_advisory_xact_lock(hashtextextended(producers[claim_firsts[claim]] || E'\n' || claim_keys[claim], 1)) THEN
+            RAISE EXCEPTION '%', claim USING ERRCODE = 'NT409';
+        END IF;
+        INSERT INTO notify.idempotency AS k (producer, key, digest, ids, recipients, created_at)
+        SELECT producers[claim_firsts[claim]], claim_keys[claim], claim_digests[claim], array_agg(i.id ORDER BY i.ord), sum(i.n), moment
+        FROM unnest(ids, counts) WITH ORDINALITY AS i (id, n, ord)
+        WHERE i.ord >= claim_firsts[claim] AND i.ord < claim_firsts[claim] + claim_sizes[claim]
+        ON CONFLICT (producer, key) DO UPDATE
+        SET digest = excluded.digest, ids = excluded.ids, recipients = excluded.recipients, created_at = excluded.created_at
+        WHERE k.created_at < moment - interval '24 hours';
+        IF NOT FOUND THEN
+            RAISE EXCEPTION '%', claim USING ERRCODE = 'NT422';
+        END IF;
+    END LOOP;
     INSERT INTO notify.notification (id, producer, type, data, codec, recipients, created_at, expires_at, collapse_key)
     SELECT i.id, i.producer, i.type, i.data, i.codec, i.recipients, moment,
            GREATEST(i.due, moment) + make_interval(secs => i.ttl), i.key

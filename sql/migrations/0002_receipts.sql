@@ -45,3 +45,9 @@ LANGUAGE sql STABLE AS $$
     ) AS w
     ORDER BY w.user_id, w.acked_at IS NULL, w.seq DESC
 $$;
+
+-- How the recipients of a row in the outbox stand. One that could not be released is over as well: it says why to operators.
+CREATE FUNCTION notify.outbox_status(problem text) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN problem IS NULL THEN 'scheduled' WHEN problem = 'expired' THEN 'expired' ELSE 'cancelled' END
+$$;

@@ -1,6 +1,6 @@
 -- name: look
 -- Where mailboxes and the cursors of devices stand. An absent mailbox or cursor is NULL. Primary keys.
-SELECT m.head, m.floor, m.unread, m.born, c.seq, c.removed
+SELECT m.head, m.floor, notify.unread(m.user_id) AS unread, m.born, c.seq, c.removed
 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS r (user_id, device, ord)
 LEFT JOIN notify.mailbox AS m ON m.user_id = r.user_id
 LEFT JOIN notify.cursor AS c ON c.user_id = r.user_id AND c.device = r.device

@@ -1,6 +1,6 @@
 -- name: deposit
 -- Stores a batch of notifications in one commit and answers with its moment. Primary keys; see the function.
-SELECT notify.deposit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+SELECT notify.deposit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
 
 -- name: settle
 -- After a broken connection: when the batch was committed, or NULL once it is certain that it never will be. Primary keys.
@@ -19,3 +19,32 @@ WHERE m.user_id = ANY ($1::text[]) AND m.user_id NOT IN (SELECT f.user_id FROM f
 SELECT n.id, n.type, n.data, n.codec, n.recipients, n.created_at, n.expires_at, n.collapse_key, n.producer, o.due_at
 FROM notify.notification AS n LEFT JOIN notify.outbox AS o ON o.id = n.id
 WHERE n.id = $1 AND ($2::text IS NULL OR n.producer = $2)
+
+-- name: cancel
+-- Withdraws a notification of a producer; NULL when there is no such one. entry_notification; see the function.
+SELECT notify.cancel($1, $2)
+
+-- name: find_answer
+-- The answer that a request with this Idempotency-Key got. Primary key.
+SELECT k.digest, k.ids, k.recipients, k.created_at FROM notify.idempotency AS k
+WHERE k.producer = $1 AND k.key = $2 AND k.created_at > now() - interval '24 hours'
+
+-- name: broadcast
+-- Hands messages that are never stored to every node. No table.
+SELECT pg_notify('notify_now', p) FROM unnest($1::text[]) WITH ORDINALITY AS m (p, ord) ORDER BY ord
+
+-- name: list_topic_users
+-- Up to $2 subscribers of a topic. Primary key.
+SELECT s.user_id FROM notify.subscription AS s WHERE s.topic = $1 ORDER BY s.user_id LIMIT $2
+
+-- name: list_subscribers
+-- A page of a topic's subscribers after one. Primary key.
+SELECT s.user_id FROM notify.subscription AS s WHERE s.topic = $1 AND s.user_id > $2 ORDER BY s.user_id LIMIT $3
+
+-- name: subscribe
+-- Subscribes a user to a topic. Primary key.
+INSERT INTO notify.subscription (topic, user_id) VALUES ($1, $2) ON CONFLICT DO NOTHING
+
+-- name: unsubscribe
+-- Takes a user off a topic. Primary key.
+DELETE FROM notify.subscription AS s WHERE s.topic = $1 AND s.user_id = $2

@@ -1,0 +1,165 @@
+"""For front ends: the inbox, its read marks, one's devices."""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from litestar import Request, delete, get, post
+from msgspec import UNSET, UnsetType
+
+from notify.api.access import require
+from notify.api.body import BodyReader, media_codec, read_body
+from notify.api.paths import MAX_SEQ, read_flag, read_integer, read_limit, read_segment
+from notify.api.services import Services
+from notify.auth import Identity, Scope
+from notify.errors import FieldError, InvalidRequest, NotFound
+from notify.frames import Seq, Seqs
+from notify.gateway import DEFAULT_DEVICE
+from notify.model import Codec, is_identifier
+from notify.store.mailboxes import Ack
+
+
+class InboxNotification(msgspec.Struct, frozen=True):
+    """A notification as its user sees it."""
+
+    seq: int
+    id: str
+    type: str
+    data: msgspec.Raw
+    source: str
+    created_at: datetime
+    read_at: datetime | None
+
+
+class InboxPage(msgspec.Struct, frozen=True):
+    """A page of the inbox, newest first. `next` goes into `before` (or `cursor`)."""
+
+    items: list[InboxNotification]
+    unread: int
+    next: str | None
+
+
+class Unread(msgspec.Struct, frozen=True):
+    """How many notifications are left unread."""
+
+    unread: int
+
+
+class ReadRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """What to mark read: everything up to a seq, or these seqs."""
+
+    up_to: Seq | UnsetType = UNSET
+    seqs: Seqs | UnsetType = UNSET
+
+
+class AckRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """What a device has received: everything up to a seq."""
+
+    seq: Seq
+    device: str = DEFAULT_DEVICE
+
+
+class DeviceItem(msgspec.Struct, frozen=True):
+    """One of a user's devices."""
+
+    device: str
+    cursor: int
+    seen_at: datetime
+
+
+class Devices(msgspec.Struct, frozen=True):
+    """A user's devices."""
+
+    items: list[DeviceItem]
+    next: None = None
+
+
+_read_request = BodyReader(ReadRequest)
+_ack_request = BodyReader(AckRequest)
+
+
+async def identify(request: Request[Any, Any, Any], services: Services) -> Identity:
+    """Return the user who calls."""
+    return await require(services.authenticator, request.headers.get("authorization"), Scope.RECEIVE)
+
+
+async def read_request_body(request: Request[Any, Any, Any], services: Services) -> tuple[bytes, Codec]:
+    """Return the body of an ordinary handler's request, under the same rules as a lean route's."""
+    headers = dict(request.headers)
+    codec = media_codec(headers)
+    return await read_body(headers, request.receive, max_bytes=services.settings.max_body_bytes), codec
+
+
+@get("/v1/inbox", summary="List the inbox", tags=["Front ends"])
+async def list_inbox(
+    request: Request[Any, Any, Any],
+    services: Services,
+    before: str | None = None,
+    limit: str | None = None,
+    unread: str | None = None,
+    cursor: str | None = None,
+) -> InboxPage:
+    """Return the caller's notifications, newest first; what expired, was cancelled or replaced is gone."""
+    identity = await identify(request, services)
+    size = read_limit(limit)
+    start = read_integer(cursor if cursor is not None else before, "before", default=MAX_SEQ, low=0, high=MAX_SEQ)
+    found = await services.store.inbox.items(
+        identity.subject, before=start, limit=size + 1, unread=read_flag(unread, "unread")
+    )
+    return InboxPage(
+        items=[
+            InboxNotification(
+                seq=item.seq,
+                id=str(item.notification.id),
+                type=item.notification.type,
+                data=item.notification.data_as_json(),
+                source=item.notification.producer,
+                created_at=item.notification.created_at,
+                read_at=item.read_at,
+            )
+            for item in found[:size]
+        ],
+        unread=await services.store.inbox.unread(identity.subject),
+        next=str(found[size - 1].seq) if len(found) > size else None,
+    )
+
+
+@post("/v1/inbox/read", status_code=200, summary="Mark notifications read", tags=["Front ends"])
+async def mark_read(request: Request[Any, Any, Any], services: Services) -> Unread:
+    """Mark notifications read; every device of the user hears of it."""
+    identity = await identify(request, services)
+    mark = _read_request.decode(*await read_request_body(request, services))
+    if isinstance(mark.up_to, int) and mark.seqs is UNSET:
+        return Unread(await services.store.inbox.mark_up_to(identity.subject, mark.up_to))
+    if isinstance(mark.seqs, list) and mark.up_to is UNSET:
+        return Unread(await services.store.inbox.mark(identity.subject, mark.seqs))
+    raise InvalidRequest("give either `up_to` or `seqs`", errors=[FieldError("", "needs either `up_to` or `seqs`")])
+
+
+@post("/v1/inbox/ack", status_code=204, summary="Acknowledge for an event stream", tags=["Front ends"])
+async def acknowledge(request: Request[Any, Any, Any], services: Services) -> None:
+    """Acknowledge everything up to a seq for one of the caller's devices. Beyond the head it means nothing."""
+    identity = await identify(request, services)
+    ack = _ack_request.decode(*await read_request_body(request, services))
+    if not is_identifier(ack.device):
+        detail = "must have 1 to 255 characters, none a control character"
+        raise InvalidRequest(f"device {detail}", errors=[FieldError("/device", detail)])
+    await services.store.mailboxes.acking.submit(Ack(identity.subject, ack.device, ack.seq))
+    await services.store.inbox.announce_ack(identity.subject, ack.device, ack.seq)
+
+
+@get("/v1/inbox/devices", summary="List one's devices", tags=["Front ends"])
+async def list_devices(request: Request[Any, Any, Any], services: Services) -> Devices:
+    """Return the caller's devices and how far each has acknowledged."""
+    identity = await identify(request, services)
+    return Devices(
+        [DeviceItem(d.device, d.cursor, d.seen_at) for d in await services.store.inbox.devices(identity.subject)]
+    )
+
+
+@delete("/v1/inbox/devices/{device:str}", summary="Remove one of one's devices", tags=["Front ends"])
+async def remove_device(request: Request[Any, Any, Any], services: Services, device: str) -> None:
+    """Forget a device. What it acknowledged stays acknowledged; if it comes back it is new."""
+    identity = await identify(request, services)
+    if not await services.store.inbox.remove_device(identity.subject, read_segment(device, "device")):
+        raise NotFound("no such device")

@@ -1,0 +1,58 @@
+"""Work that is due without anybody asking: the outbox, what expired, retention.
+
+Every node runs one; advisory locks in the statements let one node at a time do each kind. Small batches, so that
+traffic goes on between them.
+"""
+
+import asyncio
+import random
+
+import structlog
+
+from notify.errors import NotifyError
+from notify.store import Store
+
+log = structlog.get_logger()
+
+POLL_SECONDS = 0.4
+"""Longest pause between two looks at the outbox: what `notify.send()` left there is delivered within a second."""
+
+RETENTION_SECONDS = 1.0
+"""Pause between two looks at what is too old, when the last found nothing: a thousand mailboxes in two."""
+
+RETENTION_BUSY_SECONDS = 0.1
+"""The same while there is something to delete: a tenth of a second of work, then traffic has the database to itself."""
+
+
+class Janitor:
+    """Does this node's share of the due work until cancelled."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def run(self) -> None:
+        """Keep at it. What fails is logged and tried again."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._release(), name="janitor outbox")
+            tasks.create_task(self._retain(), name="janitor retention")
+
+    async def _release(self) -> None:
+        while True:
+            pause = POLL_SECONDS
+            try:
+                busy = await self._store.outbox.release() + await self._store.outbox.sweep_expired()
+                due = 0.0 if busy else await self._store.outbox.next_due()
+                pause = POLL_SECONDS if due is None else min(max(due, 0.02), POLL_SECONDS)
+            except NotifyError as error:
+                log.warning("janitor.interrupted", reason=str(error))
+            await asyncio.sleep(pause * random.uniform(0.8, 1.0))  # noqa: S311 - jitter, not a secret
+
+    async def _retain(self) -> None:
+        while True:
+            pause = RETENTION_SECONDS
+            try:
+                if await self._store.retention.work():
+                    pause = RETENTION_BUSY_SECONDS
+            except NotifyError as error:
+                log.warning("janitor.interrupted", reason=str(error))
+            await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, not a secret

@@ -1,0 +1,30 @@
+"""The outbox and what expires: due work that any node may do, one at a time."""
+
+from notify.store.database import Database
+
+RELEASE_ROWS = 200
+"""Rows released in one commit: their mailboxes are held for as long as it takes."""
+
+SWEEP_NOTIFICATIONS = 200
+"""Expired notifications taken out of the unread counts in one commit."""
+
+
+class Outbox:
+    """Releases what is due and sweeps what expired."""
+
+    def __init__(self, database: Database, *, max_pending: int) -> None:
+        self._database = database
+        self._max_pending = max_pending
+
+    async def release(self) -> int:
+        """Number what is due. Returns how much was; 0 also when another node is at it."""
+        return int(await self._database.value("release", RELEASE_ROWS, self._max_pending))
+
+    async def sweep_expired(self) -> int:
+        """Take what expired out of the unread counts. Returns how many notifications that were."""
+        return int(await self._database.value("sweep_expired", SWEEP_NOTIFICATIONS))
+
+    async def next_due(self) -> float | None:
+        """Return in how many seconds something is due or expires, None when nothing ever is."""
+        seconds: float | None = await self._database.value("next_due")
+        return seconds

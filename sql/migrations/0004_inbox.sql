@@ -1,0 +1,160 @@
+-- Whether an entry that expired was still in its mailbox's unread count at that time: neither ended nor read before.
+CREATE FUNCTION notify.counts_as_unread(reader text, entry_seq bigint, expires_at timestamptz) RETURNS boolean
+LANGUAGE sql STABLE AS $$
+    SELECT NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = reader AND x.seq = entry_seq)
+       AND COALESCE(notify.read_at(reader, entry_seq) > expires_at, true)
+$$;
+
+-- The unread of a user at this moment: the count that is kept, less what expired and was not swept yet, which is little
+-- (looked at to 1,000). Primary key; notification_unswept and entry_notification.
+CREATE FUNCTION notify.unread(reader text) RETURNS bigint
+LANGUAGE sql VOLATILE AS $$
+    SELECT m.unread - (
+        SELECT count(*)
+        FROM (
+            SELECT n.id, n.expires_at FROM notify.notification AS n
+            WHERE NOT n.swept AND n.expires_at <= clock_timestamp() ORDER BY n.expires_at LIMIT 1000
+        ) AS n
+        JOIN notify.entry AS e ON e.notification_id = n.id AND e.user_id = reader AND e.kind = 1
+        WHERE notify.counts_as_unread(reader, e.seq, n.expires_at)
+    )
+    FROM notify.mailbox AS m WHERE m.user_id = reader
+$$;
+
+-- Marks notifications read, by a mark up to a seq or one by one, and tells every device with one entry. Answers with the
+-- unread that are left, or NULL when there is no such mailbox. What isn't there, is over, or is read already is passed over:
+-- a mark that changes nothing leaves no trace. Primary keys; the entries between the old mark and the new one are looked at once.
+CREATE FUNCTION notify.mark_read(reader text, up_to bigint, chosen bigint[]) RETURNS bigint
+LANGUAGE plpgsql SET lock_timeout = '2s' AS $$
+DECLARE
+    box notify.mailbox%ROWTYPE;
+    moment timestamptz;
+    mark bigint;
+    newly bigint[];
+BEGIN
+    SELECT * INTO box FROM notify.mailbox AS m WHERE m.user_id = reader FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    moment := clock_timestamp();
+    mark := CASE WHEN up_to IS NOT NULL THEN LEAST(up_to, box.head) END;
+    SELECT array_agg(e.seq ORDER BY e.seq) INTO newly
+    FROM notify.entry AS e JOIN notify.notification AS n ON n.id = e.notification_id
+    WHERE e.user_id = reader AND e.kind = 1 AND e.seq > box.read_to
+      AND (e.seq <= mark OR e.seq = ANY (chosen))
+      AND n.expires_at > moment
+      AND NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = reader AND x.seq = e.seq)
+      AND NOT EXISTS (SELECT FROM notify.reading AS r WHERE r.user_id = reader AND NOT r.ranged AND r.to_seq = e.seq);
+    IF newly IS NOT NULL THEN
+        IF mark IS NOT NULL THEN
+            INSERT INTO notify.reading (user_id, ranged, to_seq, after_seq, at)
+            VALUES (reader, true, mark, box.read_to, moment);
+        ELSE
+            INSERT INTO notify.reading (user_id, ranged, to_seq, after_seq, at)
+            SELECT reader, false, s, s - 1, moment FROM unnest(newly) AS s;
+        END IF;
+        UPDATE notify.mailbox AS m
+        SET head = m.head + 1, unread = m.unread - cardinality(newly), read_to = GREATEST(m.read_to, mark)
+        WHERE m.user_id = reader;
+        INSERT INTO notify.entry (user_id, seq, kind, target, seqs, unread, at)
+        VALUES (reader, box.head + 1, 3, mark, CASE WHEN mark IS NULL THEN newly END, notify.unread(reader), moment);
+        PERFORM notify.wake(ARRAY[reader]);
+    END IF;
+    RETURN notify.unread(reader);
+END $$;
+
+-- Takes what expired out of the unread counts, a few notifications a call; answers with how many it took.
+-- One sweeper at a time in the cluster. notification_unswept, entry_notification; mailboxes in sorted order.
+CREATE FUNCTION notify.sweep_expired(max_notifications integer) RETURNS bigint
+LANGUAGE plpgsql SET lock_timeout = '250ms' AS $$
+DECLARE
+    expired uuid[];
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('notify sweep', 2)) THEN
+        RETURN 0;
+    END IF;
+    SELECT array_agg(n.id) INTO expired FROM (
+        SELECT n.id FROM notify.notification AS n
+        WHERE NOT n.swept AND n.expires_at <= clock_timestamp() ORDER BY n.expires_at LIMIT max_notifications FOR UPDATE SKIP LOCKED
+    ) AS n;
+    IF expired IS NULL THEN
+        RETURN 0;
+    END IF;
+    PERFORM 1 FROM notify.mailbox AS m
+    WHERE m.user_id IN (SELECT e.user_id FROM notify.entry AS e WHERE e.notification_id = ANY (expired) AND e.kind = 1)
+    ORDER BY m.user_id FOR UPDATE;
+    UPDATE notify.mailbox AS m SET unread = m.unread - w.n
+    FROM (
+        SELECT e.user_id, count(*) AS n
+        FROM notify.entry AS e JOIN notify.notification AS n ON n.id = e.notification_id
+        WHERE e.notification_id = ANY (expired) AND e.kind = 1 AND notify.counts_as_unread(e.user_id, e.seq, n.expires_at)
+        GROUP BY e.user_id
+    ) AS w WHERE m.user_id = w.user_id;
+    UPDATE notify.notification AS n SET swept = true WHERE n.id = ANY (expired);
+    RETURN cardinality(expired);
+END $$;
+
+-- Withdraws entries from everyone who has not acknowledged them: each ends as cancelled, and a device that may hold it gets a
+-- retract. Answers with how many were withdrawn. Entries that were acknowledged, are over, or expired stay as they are.
+-- Mailboxes, then cursors, both in sorted order, so that nobody acknowledges or collapses meanwhile. Primary keys.
+CREATE FUNCTION notify.withdraw(users text[], entries bigint[]) RETURNS bigint
+LANGUAGE plpgsql AS $$
+DECLARE
+    moment timestamptz;
+    ended_users text[];
+    ended_seqs bigint[];
+BEGIN
+    PERFORM 1 FROM notify.mailbox AS m WHERE m.user_id = ANY (users) ORDER BY m.user_id FOR UPDATE;
+    PERFORM 1 FROM notify.cursor AS c WHERE c.user_id = ANY (users) ORDER BY c.user_id, c.device FOR UPDATE;
+    moment := clock_timestamp();
+    WITH ended AS (
+        INSERT INTO notify.ending (user_id, seq, reason, at)
+        SELECT e.user_id, e.seq, 1, moment
+        FROM unnest(users, entries) AS r (u, s)
+        JOIN notify.mailbox AS m ON m.user_id = r.u AND m.floor < r.s
+        JOIN notify.entry AS e ON e.user_id = r.u AND e.seq = r.s AND e.kind = 1
+        JOIN notify.notification AS n ON n.id = e.notification_id AND n.expires_at > moment
+        WHERE e.seq > COALESCE((SELECT max(c.seq) FROM notify.cursor AS c WHERE c.user_id = e.user_id), 0)
+        ON CONFLICT DO NOTHING
+        RETURNING user_id, seq
+    )
+    SELECT array_agg(x.user_id ORDER BY x.user_id, x.seq), array_agg(x.seq ORDER BY x.user_id, x.seq)
+    INTO ended_users, ended_seqs FROM ended AS x;
+    IF ended_users IS NULL THEN
+        RETURN 0;
+    END IF;
+    UPDATE notify.mailbox AS m SET head = m.head + w.n, unread = m.unread - w.unread
+    FROM (
+        SELECT x.u, count(*) AS n, count(*) FILTER (WHERE NOT notify.is_read(x.u, x.s)) AS unread
+        FROM unnest(ended_users, ended_seqs) AS x (u, s) GROUP BY x.u
+    ) AS w WHERE m.user_id = w.u;
+    INSERT INTO notify.entry (user_id, seq, kind, notification_id, target, at)
+    SELECT x.u, m.head + 1 - row_number() OVER (PARTITION BY x.u ORDER BY x.s DESC), 2, e.notification_id, x.s, moment
+    FROM unnest(ended_users, ended_seqs) AS x (u, s)
+    JOIN notify.mailbox AS m ON m.user_id = x.u
+    JOIN notify.entry AS e ON e.user_id = x.u AND e.seq = x.s;
+    PERFORM notify.wake(ended_users);
+    RETURN cardinality(ended_users);
+END $$;
+
+-- Cancels a notification of a producer (of anybody's, when that is NULL). Answers with how many recipients it was withdrawn
+-- from, or NULL when there is no such notification. What is still scheduled is never released. entry_notification.
+CREATE FUNCTION notify.cancel(notification uuid, by_producer text) RETURNS bigint
+LANGUAGE plpgsql SET lock_timeout = '2s' AS $$
+DECLARE
+    waiting text[];
+    users text[];
+    entries bigint[];
+BEGIN
+    PERFORM 1 FROM notify.notification AS n WHERE n.id = notification AND (by_producer IS NULL OR n.producer = by_producer);
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    UPDATE notify.outbox AS o SET problem = 'cancelled' WHERE o.id = notification AND o.problem IS NULL RETURNING o.users INTO waiting;
+    IF FOUND THEN
+        RETURN cardinality(waiting);
+    END IF;
+    SELECT array_agg(e.user_id), array_agg(e.seq) INTO users, entries
+    FROM notify.entry AS e WHERE e.notification_id = notification AND e.kind = 1;
+    RETURN CASE WHEN users IS NULL THEN 0 ELSE notify.withdraw(users, entries) END;
+END $$;

@@ -1,0 +1,29 @@
+-- name: list_inbox
+-- A user's notifications before a seq, newest first; with $4 only those unread. What is over is left out. Primary key of entry,
+-- walked backwards; endings and marks by primary key.
+SELECT e.seq, n.id, n.type, n.data, n.codec, n.producer, n.created_at, n.expires_at, notify.read_at(e.user_id, e.seq) AS read_at
+FROM notify.entry AS e JOIN notify.notification AS n ON n.id = e.notification_id
+WHERE e.user_id = $1 AND e.seq < $2 AND e.kind = 1 AND n.expires_at > clock_timestamp()
+  AND NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = e.user_id AND x.seq = e.seq)
+  AND (NOT $4::boolean OR NOT notify.is_read(e.user_id, e.seq))
+ORDER BY e.seq DESC LIMIT $3
+
+-- name: count_unread
+-- What is unread now, NULL without a mailbox. Primary key; see the function.
+SELECT notify.unread($1)
+
+-- name: mark_read
+-- Marks read up to a seq, or some seqs; answers with the unread that are left, NULL without a mailbox. See the function.
+SELECT notify.mark_read($1, $2, $3)
+
+-- name: list_devices
+-- The devices of a user, in the order of their names. Primary key.
+SELECT c.device, c.seq, c.seen_at FROM notify.cursor AS c WHERE c.user_id = $1 AND NOT c.removed ORDER BY c.device
+
+-- name: remove_device
+-- Forgets a device; what it acknowledged stays acknowledged. Primary key.
+UPDATE notify.cursor AS c SET removed = true WHERE c.user_id = $1 AND c.device = $2 AND NOT c.removed RETURNING c.seq
+
+-- name: announce_ack
+-- Tells sessions of a device, on whatever node, that it acknowledged elsewhere. No table.
+SELECT pg_notify('notify_ack', $1)
