@@ -19,10 +19,10 @@ import structlog
 from litestar import Litestar, asgi
 from litestar.config.cors import CORSConfig
 from litestar.di import Provide
-from litestar.openapi import OpenAPIConfig
 
 from notify import __version__
 from notify.api.answers import handle_exception
+from notify.api.docs import docs, openapi_config, openapi_json
 from notify.api.health import livez, readyz
 from notify.api.inbox import acknowledge, list_devices, list_inbox, mark_read, remove_device
 from notify.api.producers import (
@@ -164,6 +164,8 @@ class Application:
                 stream,
                 livez,
                 readyz,
+                openapi_json,
+                docs,
             ],
             lifespan=[self._live],
             dependencies={
@@ -179,7 +181,7 @@ class Application:
                 expose_headers=EXPOSED_HEADERS,
                 allow_credentials=False,
             ),
-            openapi_config=OpenAPIConfig(title="notify", version=__version__),
+            openapi_config=openapi_config(),
             logging_config=None,
         )
 

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from notify import clock
 from notify.errors import ConfigurationError, InvalidToken
 from notify.keys import NO_SUCH_TYPE, Algorithm, Key, KeyRing, UnusableKey, choose_algorithm, read_secret
 from notify.settings import Settings
@@ -81,7 +82,7 @@ class Authenticator:
     """Turns tokens into identities. Use it from one event loop."""
 
     def __init__(
-        self, keys: KeyRing, *, issuer: str = "", audience: str = "", clock: Callable[[], float] = time.time
+        self, keys: KeyRing, *, issuer: str = "", audience: str = "", clock: Callable[[], float] = clock.now
     ) -> None:
         """Check with `keys`, of which it becomes the owner; empty `issuer` and `audience` are not checked."""
         self.keys = keys
@@ -232,7 +233,7 @@ def mint_with_key(  # noqa: PLR0913 - one keyword a claim
 
 
 def _make_claims(subject: str, ttl: int, optional: dict[str, str | None]) -> dict[str, object]:
-    now = int(time.time())
+    now = int(clock.now())
     return {"sub": _read_subject(subject), "iat": now, "exp": now + ttl} | {
         name: value for name, value in optional.items() if value
     }

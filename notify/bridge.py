@@ -20,6 +20,7 @@ from contextlib import suppress
 import asyncpg
 import structlog
 
+from notify import clock
 from notify.errors import NotifyError
 from notify.sql import query
 
@@ -32,6 +33,9 @@ BEAT_SECONDS = 3.0
 
 BEAT_WAIT_SECONDS = 5.0
 """How long a beat may take to come back; more than any pause of a healthy database or event loop."""
+
+OFFSET_SECONDS = 5.0
+"""A clock further off than this is worth a line in the log; the database's time is used either way."""
 
 CONNECT_SECONDS = 5.0
 BACKOFF_SECONDS = (0.1, 3.0)
@@ -107,8 +111,12 @@ class Bridge:
 
     async def _beat(self, connection: asyncpg.Connection) -> None:
         started = time.monotonic()
+        asked_at = clock.system()
         self._returned.clear()
-        await connection.execute(query("beat"), self._node)
+        database_now = await connection.fetchval(query("beat"), self._node)
+        offset = clock.adjust(database_now, asked_at, clock.system())
+        if abs(offset) > OFFSET_SECONDS:
+            log.warning("clock.off", seconds=round(offset, 1))
         async with asyncio.timeout(BEAT_WAIT_SECONDS):
             await self._returned.wait()
         self.lag = time.monotonic() - started

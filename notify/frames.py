@@ -4,7 +4,7 @@ Keeps the promise that a frame means the same in both subprotocols: one struct, 
 client's frame are ignored, so that clients may be newer than the service.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, ClassVar, Protocol
 from uuid import UUID
@@ -33,7 +33,7 @@ class Frame(msgspec.Struct, tag_field="op", frozen=True, omit_defaults=True):
 # Server to client
 
 
-class Welcome(Frame, tag="welcome"):
+class Welcome(Frame, tag="welcome", frozen=True, omit_defaults=True):
     """The first frame: who this is, where the mailbox stands, and where delivery starts."""
 
     session: str
@@ -48,7 +48,7 @@ class Welcome(Frame, tag="welcome"):
     expires_in: int
 
 
-class NotificationFrame(Frame, tag="notification"):
+class NotificationFrame(Frame, tag="notification", frozen=True, omit_defaults=True):
     """A notification. `seq` is absent where nothing is stored (`ttl: 0`)."""
 
     seq: int | UnsetType
@@ -59,20 +59,20 @@ class NotificationFrame(Frame, tag="notification"):
     created_at: str
 
 
-class CaughtUp(Frame, tag="caught_up"):
+class CaughtUp(Frame, tag="caught_up", frozen=True, omit_defaults=True):
     """The backlog is through; from here on it is live."""
 
     seq: int
 
 
-class Truncated(Frame, tag="truncated"):
+class Truncated(Frame, tag="truncated", frozen=True, omit_defaults=True):
     """These are gone for good: load the full state another way. Both ends included."""
 
     from_: int = msgspec.field(name="from")
     to: int
 
 
-class Retract(Frame, tag="retract"):
+class Retract(Frame, tag="retract", frozen=True, omit_defaults=True):
     """Cancelled or replaced: take the notification that came as `of` off the screen."""
 
     seq: int
@@ -80,7 +80,7 @@ class Retract(Frame, tag="retract"):
     id: UUID
 
 
-class ReadMark(Frame, tag="read"):
+class ReadMark(Frame, tag="read", frozen=True, omit_defaults=True):
     """A device of this user marked notifications read; `unread` are left."""
 
     seq: int
@@ -89,28 +89,28 @@ class ReadMark(Frame, tag="read"):
     unread: int | UnsetType = UNSET
 
 
-class Authenticated(Frame, tag="authenticated"):
+class Authenticated(Frame, tag="authenticated", frozen=True, omit_defaults=True):
     """A fresh token was taken."""
 
     expires_in: int
 
 
-class Ping(Frame, tag="ping"):
+class Ping(Frame, tag="ping", frozen=True, omit_defaults=True):
     """Sent after `ping_interval` of silence; needs no answer. From a client: answered with `pong`."""
 
 
-class Pong(Frame, tag="pong"):
+class Pong(Frame, tag="pong", frozen=True, omit_defaults=True):
     """The answer to a client's `ping`."""
 
 
-class ErrorFrame(Frame, tag="error"):
+class ErrorFrame(Frame, tag="error", frozen=True, omit_defaults=True):
     """A client's frame was not understood; the session goes on."""
 
     code: str
     detail: str
 
 
-class Disconnect(Frame, tag="disconnect"):
+class Disconnect(Frame, tag="disconnect", frozen=True, omit_defaults=True):
     """Just before the close: why, and whether and when to come back."""
 
     code: int
@@ -137,20 +137,20 @@ ServerFrame = (
 # Client to server
 
 
-class Ack(Frame, tag="ack"):
+class Ack(Frame, tag="ack", frozen=True, omit_defaults=True):
     """Cumulative: everything up to `seq` has arrived."""
 
     seq: Seq
 
 
-class Read(Frame, tag="read"):
+class Read(Frame, tag="read", frozen=True, omit_defaults=True):
     """Marks notifications read, on all devices of the user: everything up to a seq, or these seqs."""
 
     up_to: Seq | UnsetType = UNSET
     seqs: Seqs | UnsetType = UNSET
 
 
-class Auth(Frame, tag="auth"):
+class Auth(Frame, tag="auth", frozen=True, omit_defaults=True):
     """Credentials: as the first frame, or a fresh token for the same `sub` on an open socket."""
 
     token: str
@@ -186,7 +186,7 @@ class JsonCodec:
 
     subprotocol: ClassVar[str] = SUBPROTOCOL_JSON
     _encoder = msgspec.json.Encoder()
-    _decoder = msgspec.json.Decoder(ClientFrame)
+    _decoder: msgspec.json.Decoder[ClientFrame] = msgspec.json.Decoder(ClientFrame)
 
     def encode(self, frame: ServerFrame) -> str:
         """Return the frame as JSON text."""
@@ -199,7 +199,7 @@ class JsonCodec:
         try:
             return self._decoder.decode(message)
         except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
-            raise explain(error, message, msgspec.json.decode) from None
+            raise explain(error, lambda: msgspec.json.decode(message)) from None
 
     def payload(self, data: bytes, codec: Codec) -> Raw:
         """Return stored data as JSON: as it came, or out of MessagePack with bytes as `{"$bytes": …}`."""
@@ -211,7 +211,7 @@ class MsgpackCodec:
 
     subprotocol: ClassVar[str] = SUBPROTOCOL_MSGPACK
     _encoder = msgspec.msgpack.Encoder()
-    _decoder = msgspec.msgpack.Decoder(ClientFrame)
+    _decoder: msgspec.msgpack.Decoder[ClientFrame] = msgspec.msgpack.Decoder(ClientFrame)
 
     def encode(self, frame: ServerFrame) -> bytes:
         """Return the frame as MessagePack."""
@@ -224,21 +224,17 @@ class MsgpackCodec:
         try:
             return self._decoder.decode(message)
         except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
-            raise explain(error, message, msgspec.msgpack.decode) from None
+            raise explain(error, lambda: msgspec.msgpack.decode(message)) from None
 
     def payload(self, data: bytes, codec: Codec) -> Raw:
         """Return stored data as MessagePack."""
         return Raw(data if codec is Codec.MSGPACK else transcode_to_msgpack(data))
 
 
-class _Decode(Protocol):
-    def __call__(self, message: str | bytes, /) -> object: ...
-
-
-def explain(error: Exception, message: str | bytes, decode: _Decode) -> NotifyError:
+def explain(error: Exception, decode: Callable[[], object]) -> NotifyError:
     """Tell a frame that deserves an answer from one that deserves a close (contract, section 5)."""
     try:
-        value = decode(message)
+        value = decode()
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
         value = None
     if isinstance(value, dict) and isinstance(value.get("op"), str):

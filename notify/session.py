@@ -23,6 +23,7 @@ import msgspec
 import structlog
 from msgspec import UNSET, UnsetType
 
+from notify import clock
 from notify.auth import Identity
 from notify.batch import Interrupted
 from notify.errors import Close, InvalidToken, NotifyError, Problem, SessionClosed
@@ -65,6 +66,9 @@ OPEN_SECONDS = 15.0
 MAX_ANSWERS = 32
 """Answers (pongs, errors) that wait for a slow peer; then its frames are not read until some are out."""
 
+
+MAX_FRAMES_PER_SECOND = 200
+"""Frames that are read of one peer in a second; the others wait in its own socket. A client acks every 100 entries or so."""
 
 MAX_OFFERS = 64
 MAX_OFFERED_BYTES = 256 * 1024
@@ -123,6 +127,8 @@ class Session:
         "_caught_up",
         "_closing",
         "_codec",
+        "_frames",
+        "_frames_since",
         "_head",
         "_identity",
         "_limits",
@@ -181,7 +187,8 @@ class Session:
         self._closing: Close | None = None
         self._retry_after: float | None = None
         self._pump_task: asyncio.Task[None] | None = None
-        self._quiet_since = time.monotonic()
+        self._quiet_since = self._frames_since = time.monotonic()
+        self._frames = 0
         self._writing_since: float | None = None
 
     # From the hub
@@ -210,7 +217,7 @@ class Session:
                     self._writing_since = now
                 else:
                     self._socket.abort()
-        elif self._opened and time.time() > self._identity.expires_at + LEEWAY_SECONDS:
+        elif self._opened and clock.now() > self._identity.expires_at + LEEWAY_SECONDS:
             self.leave(Close.TOKEN_EXPIRED)
         elif self._opened and now - self._quiet_since >= self._limits.ping_interval:
             self._answer(Ping())
@@ -239,6 +246,7 @@ class Session:
             await self._open(resume)
             while True:
                 await self._handle(await self._socket.receive())
+                await self._moderate()
         except PeerGone:
             pass
         except SessionClosed as closed:
@@ -291,7 +299,7 @@ class Session:
         )
 
     def _expires_in(self) -> int:
-        return max(0, int(self._identity.expires_at - time.time()))
+        return max(0, int(self._identity.expires_at - clock.now()))
 
     # The reader
 
@@ -302,6 +310,15 @@ class Session:
             await self._reply(ErrorFrame(code="bad_frame", detail=str(error)))
             return
         await self._obey(frame)
+
+    async def _moderate(self) -> None:
+        """Read no faster than is fair to everybody else's sockets."""
+        now = time.monotonic()
+        if now - self._frames_since >= 1.0:
+            self._frames_since, self._frames = now, 0
+        self._frames += 1
+        if self._frames > MAX_FRAMES_PER_SECOND:
+            await asyncio.sleep(self._frames_since + 1.0 - now)
 
     async def _obey(self, frame: ClientFrame) -> None:
         if isinstance(frame, Ack):

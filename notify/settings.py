@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     send_rate: float = Field(
         default=0.0, ge=0, description="Recipients a second a producer may address in one process; 0 is no limit."
     )
-    database_connections: int = Field(default=8, ge=2, le=100, description="Pool connections of a process.")
+    database_connections: int = Field(default=12, ge=2, le=100, description="Pool connections of a process.")
     drain_seconds: float = Field(default=5.0, ge=0, le=8, description="Seconds over which a drain spreads goodbyes.")
 
     @field_validator("jwt_secret", "allowed_origins", "trusted_proxies", mode="before")

@@ -60,11 +60,16 @@ def media_codec(headers: Mapping[str, str], accepted: Mapping[str, Codec] = MEDI
     return codec
 
 
+Checks = Mapping[str, Callable[[object, str], Sequence[FieldError]]]
+"""By the name of a field, at whatever depth: what else to look at when a body is taken apart."""
+
+
 class BodyReader(Generic[StructT]):
     """Decodes one type of body out of JSON or MessagePack."""
 
-    def __init__(self, struct: type[StructT]) -> None:
+    def __init__(self, struct: type[StructT], checks: Checks | None = None) -> None:
         self._struct = struct
+        self._checks = checks or {}
         self._json = msgspec.json.Decoder(struct)
         self._msgpack = msgspec.msgpack.Decoder(struct)
 
@@ -84,10 +89,10 @@ class BodyReader(Generic[StructT]):
             value = msgspec.json.decode(body) if codec is Codec.JSON else msgspec.msgpack.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return [locate(error, "")]
-        return list(find_errors(value, self._struct, ""))[:MAX_ERRORS] or [locate(error, "")]
+        return list(find_errors(value, self._struct, "", self._checks))[:MAX_ERRORS] or [locate(error, "")]
 
 
-def find_errors(value: object, kind: Any, pointer: str) -> Sequence[FieldError]:
+def find_errors(value: object, kind: Any, pointer: str, checks: Checks) -> Sequence[FieldError]:
     """Return every bad field of `value`, which should be a `kind`: a Struct, a list of Structs, or anything else."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         if not isinstance(value, dict):
@@ -96,7 +101,9 @@ def find_errors(value: object, kind: Any, pointer: str) -> Sequence[FieldError]:
         fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
         for name, field in fields.items():
             if name in value:
-                found.extend(find_errors(value[name], field.type, f"{pointer}/{name}"))
+                place = f"{pointer}/{name}"
+                found.extend(find_errors(value[name], field.type, place, checks))
+                found.extend(checks[name](value[name], place) if name in checks else ())
             elif field.required:
                 found.append(FieldError(f"{pointer}/{name}", "is required"))
         found.extend(FieldError(f"{pointer}/{escape(name)}", "is not known here") for name in value if name not in fields)
@@ -105,7 +112,7 @@ def find_errors(value: object, kind: Any, pointer: str) -> Sequence[FieldError]:
     if inner is not None and isinstance(value, list):
         errors: list[FieldError] = []
         for at, item in enumerate(value):
-            errors.extend(find_errors(item, inner, f"{pointer}/{at}"))
+            errors.extend(find_errors(item, inner, f"{pointer}/{at}", checks))
             if len(errors) >= MAX_ERRORS:
                 break
         if errors:

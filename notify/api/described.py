@@ -1,9 +1,10 @@
 """What a handler can't say with its signature, for the published reference.
 
-Keeps the promise that the OpenAPI document is whole without being written by hand. Most handlers need none of this: path,
-query and header parameters, a `data` argument, the return type, `summary=`, `tags=` and the docstring are read from
-them; the scope, and with it 401 and 403, follows from the path (see `reference/audiences.py`). `describe` adds the rest,
-for a handler that reads its own body, answers in several ways, or needs another scope than its neighbours:
+Keeps the promise that the OpenAPI document is whole without being written by hand. Most handlers need none of this:
+path, query and header parameters, a `data` argument, the return type, `summary=`, `tags=` and the docstring are read
+from them; the scope, and with it 401 and 403, follows from the path (see `reference/audiences.py`), and what `limit`,
+`cursor`, `device` and their like mean from `reference/parameters.py`. `describe` adds the rest, for a handler that
+reads its own body, answers in several ways, or needs another scope than its neighbours:
 
     @post(
         "/v1/inbox/read",
@@ -13,7 +14,7 @@ for a handler that reads its own body, answers in several ways, or needs another
     )
     async def mark_read(request: Request[Any, Any, Any], services: Services) -> Unread: ...
 
-    @get("/v1/stream", summary="…", opt=describe(answers={200: Answer("Frames.", media="text/event-stream", example="…")}))
+    @get("/readyz", summary="…", opt=describe(answers={503: Answer("Not now; `checks` says why.", Health)}))
     @put("/v1/admin/webhooks/{app:str}", summary="…", opt=describe(takes=Webhook, needs=Scope.QUEUES_WRITE))
 """
 

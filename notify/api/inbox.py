@@ -1,14 +1,14 @@
 """For front ends: the inbox, its read marks, one's devices."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from litestar import Request, delete, get, post
 from msgspec import UNSET, UnsetType
 
 from notify.api.access import require
-from notify.api.body import BodyReader, media_codec, read_body
+from notify.api.body import BodyReader, Receive, media_codec, read_body
 from notify.api.paths import MAX_SEQ, read_flag, read_integer, read_limit, read_segment
 from notify.api.services import Services
 from notify.auth import Identity, Scope
@@ -87,7 +87,7 @@ async def read_request_body(request: Request[Any, Any, Any], services: Services)
     """Return the body of an ordinary handler's request, under the same rules as a lean route's."""
     headers = dict(request.headers)
     codec = media_codec(headers)
-    return await read_body(headers, request.receive, max_bytes=services.settings.max_body_bytes), codec
+    return await read_body(headers, cast("Receive", request.receive), max_bytes=services.settings.max_body_bytes), codec
 
 
 @get("/v1/inbox", summary="List the inbox", tags=["Front ends"])

@@ -15,16 +15,18 @@ import msgspec
 from litestar import Request, delete, get
 from litestar.params import Parameter
 
+from notify import clock
 from notify.api.access import require
 from notify.api.answers import answer, answer_problem, recognize
 from notify.api.body import BodyReader, ClientGone, media_codec, read_body
 from notify.api.paths import read_cursor, read_limit, write_cursor
-from notify.api.requests import BatchRequest, Checker, SendRequest
+from notify.api.requests import BatchRequest, Checker, SendRequest, check_recipients
 from notify.api.services import Services
 from notify.auth import Scope
 from notify.errors import FieldError, InFlight, InvalidRequest, KeyReused, MethodNotAllowed, NotFound, TooLarge
 from notify.model import Codec, Notification, is_identifier
 from notify.momentary import Momentary, wrap
+from notify.quota import Quota
 from notify.store.database import KeyTaken
 from notify.store.sends import Claim, Post
 
@@ -73,8 +75,9 @@ class Sending:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._single = BodyReader(SendRequest)
-        self._batch = BodyReader(BatchRequest)
+        self._quota = Quota(services.settings.send_rate)
+        self._single = BodyReader(SendRequest, {"to": check_recipients})
+        self._batch = BodyReader(BatchRequest, {"to": check_recipients})
 
     async def send(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """`POST /v1/notifications`: answered after the commit."""
@@ -117,6 +120,7 @@ class Sending:
         if notification.ttl == 0:
             refuse_key(incoming)
             checker.finish()
+            self._quota.take(incoming.producer, len(notification.to))
             [sent] = await self._broadcast([notification])
             await answer(send, 202, sent)
             return
@@ -144,6 +148,7 @@ class Sending:
         if momentary:
             refuse_key(incoming)
             checker.finish()
+            self._quota.take(incoming.producer, sum(len(n.to) for n in notifications))
             await answer(send, 202, BatchSent([sent.id for sent in await self._broadcast(notifications)]))
             return
         checker.finish()
@@ -157,11 +162,13 @@ class Sending:
         """Store what was sent, or give the answer that the same request got before."""
         store = self._services.store
         if incoming.key is None:
+            self._quota.take(incoming.producer, sum(len(n.to) for n in notifications))
             moment = await store.sends.send(Post(notifications))
         else:
             digest = hashlib.blake2b(incoming.codec.to_bytes() + incoming.body, digest_size=16).digest()
             if (known := await self._recall(incoming, digest)) is not None:
                 return known
+            self._quota.take(incoming.producer, sum(len(n.to) for n in notifications))
             try:
                 moment = await store.sends.send(Post(notifications, Claim(incoming.key, digest)))
             except KeyTaken as error:
@@ -182,7 +189,7 @@ class Sending:
 
     async def _broadcast(self, notifications: Sequence[Notification]) -> list[Sent]:
         """Hand over what is for now or never."""
-        moment = datetime.now(UTC)
+        moment = datetime.fromtimestamp(clock.now(), UTC)
         await self._services.store.broadcasts.send(
             [Momentary(n.id, n.type, n.producer, moment, n.codec, wrap(n.data, n.codec), n.to) for n in notifications]
         )

@@ -6,7 +6,7 @@ Keeps the promise that no statement waits for ever: every bound is set on both s
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar, cast
 
 import asyncpg
 import structlog
@@ -44,7 +44,8 @@ KEY_IN_FLIGHT = "NT409"
 KEY_USED = "NT422"
 """The codes with which notify.deposit names a key that is taken."""
 
-Row = asyncpg.Record
+Row: TypeAlias = asyncpg.Record
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 T = TypeVar("T")
 
 
@@ -92,21 +93,21 @@ class Database:
 
     async def rows(self, name: str, *arguments: Any) -> Sequence[Row]:
         """Return all rows of a statement. Raises Blocked, Poisoned, Interrupted or Refused."""
-        return await self._run("fetch", name, arguments)
+        return cast("Sequence[Row]", await self._run("fetch", name, arguments))
 
     async def row(self, name: str, *arguments: Any) -> Row | None:
         """Return its first row, if any."""
-        return await self._run("fetchrow", name, arguments)
+        return cast("Row | None", await self._run("fetchrow", name, arguments))
 
     async def value(self, name: str, *arguments: Any) -> Any:
         """Return the first column of its first row."""
         return await self._run("fetchval", name, arguments)
 
-    async def use(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+    async def use(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Lend a connection to something that brings its own statements. Raises Interrupted or Refused, or what `work` does."""
         try:
             async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
-                return await work(connection)
+                return await work(cast("Connection", connection))
         except asyncpg.PostgresError as error:
             raise translate("a connection", error) from error
         except (asyncpg.InterfaceError, OSError, TimeoutError) as error:

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from notify.batch import Blocked, Interrupted, Lane, Poisoned, Refused, Rejected
-from notify.errors import Unavailable
+from notify.errors import RateLimited, Unavailable
 from notify.ids import mint_id
 from notify.model import BULK_RECIPIENTS, Notification
 from notify.store.database import Database, KeyTaken
@@ -29,6 +29,9 @@ MAX_WEIGHT = 4_000
 
 QUEUE = 20_000
 """Posts that wait at most, about three seconds' worth: beyond it a sender is told to come back."""
+
+FAIR_QUEUE = 5_000
+"""Of those, how many one producer may have waiting: the rest is for the others."""
 
 BULK_QUEUE = 50
 """The same for posts to many: a statement each."""
@@ -72,6 +75,7 @@ class Sends:
     def __init__(self, database: Database, *, max_pending: int) -> None:
         self._database = database
         self._max_pending = max_pending
+        self._waiting: dict[str, int] = {}
         self.single = Lane[Post, datetime](
             "send",
             self._deposit,
@@ -89,14 +93,23 @@ class Sends:
     async def send(self, post: Post) -> datetime:
         """Store a post and return the moment of it, once it is committed.
 
-        Raises Unavailable when nothing was accepted (or, saying so, when that can't be known), KeyTaken when its
+        Raises RateLimited when its producer has too much waiting, Unavailable when nothing was accepted (or, saying so, when that can't be known), KeyTaken when its
         Idempotency-Key is another request's or was answered already, Poisoned when PostgreSQL refuses the data.
         """
         lane = self.bulk if post.recipients > BULK_RECIPIENTS else self.single
+        producer = post.notifications[0].producer
+        waiting = self._waiting.get(producer, 0)
+        if waiting >= FAIR_QUEUE and len(lane) > FAIR_QUEUE:
+            raise RateLimited(f"{waiting} requests of {producer} are waiting to be stored; wait for their answers")
+        self._waiting[producer] = waiting + 1
         try:
             return await lane.submit(post)
         except Refused as error:
             raise Unavailable(f"the database can't store this at the moment; nothing was accepted ({error})") from error
+        finally:
+            self._waiting[producer] -= 1
+            if not self._waiting[producer]:
+                del self._waiting[producer]
 
     async def close(self) -> None:
         """Wait for what was accepted."""

@@ -30,3 +30,7 @@ SELECT number, name, checksum FROM notify.migration ORDER BY number
 -- name: record_migration
 -- Goes with the migration in one transaction, so that neither is there without the other. migration_pkey (number).
 INSERT INTO notify.migration (number, name, checksum) VALUES ($1, $2, $3)
+
+-- name: renew_salt
+-- Makes this database another one to every client: for a restored snapshot, which PostgreSQL can't tell from the original.
+UPDATE notify.salt SET value = gen_random_uuid()::text

@@ -49,7 +49,7 @@ AUDIENCES: tuple[Audience, ...] = (
 """In the order in which the reference shows them."""
 
 SCOPES = {
-    Scope.RECEIVE: "receive and manage its own mailbox, as user `sub`; also what a token may that names no scope of these",
+    Scope.RECEIVE: "receive and manage its own mailbox, as user `sub`; also without any of these scopes",
     Scope.SEND: "send, and follow or cancel what it sent itself, as app `sub`",
     Scope.QUEUES_READ: "look at everything an admin can see",
     Scope.QUEUES_WRITE: "the same, and act: replay, purge, cancel, disconnect, deny, erase",

@@ -1,17 +1,21 @@
-"""The two sending paths, which the framework does not see: they are plain ASGI functions (see producers.py).
+"""The lean paths, which the framework does not see into: sending and the event stream are plain ASGI functions.
 
 Their bodies and answers are the structs that producers.py reads and writes; a test holds that no such path is missing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from notify.api.described import JSON, MSGPACK, Answer, Description
 from notify.api.producers import PATH_BATCH, PATH_SEND, BatchSent, Sent
+from notify.api.reference.parameters import RESUMING
 from notify.api.requests import BatchRequest, SendRequest
+from notify.api.stream import PATH_STREAM
 from notify.errors import InFlight, KeyReused, RateLimited
 from notify.settings import Settings
 
 EXAMPLE_ID = "01943f2e-7c3a-7b21-9d6e-4f0a8c5b2e17"
+EXAMPLE_EPOCH = "5d1f0c9a7be34421"
 EXAMPLE_TIME = "2026-01-08T09:30:00Z"
 EXAMPLE_SEND = {"to": "alice", "type": "order.shipped", "data": {"order": 7}}
 
@@ -26,21 +30,24 @@ REPLAYED_HEADER = {"Idempotent-Replayed": "`true` when this is an earlier answer
 
 @dataclass(frozen=True, slots=True)
 class LeanRoute:
-    """One operation of a plain ASGI function; its method is always POST."""
+    """One operation of a plain ASGI function. `query` names parameters that parameters.py knows."""
 
+    method: str
     path: str
     operation_id: str
     summary: str
     text: str
     description: Description
+    query: Sequence[str] = ()
 
 
 LEAN_ROUTES = (
     LeanRoute(
+        "post",
         PATH_SEND,
         "sendNotification",
         "Send a notification",
-        "Answered after the commit: what got a 201 is stored and will be delivered, live or when the user is back.\n\n"
+        "Answered after the commit: what got a 201 is stored and is delivered live, or when the user is back.\n\n"
         "Bytes in the `data` of a MessagePack body stay bytes for MessagePack clients and read "
         '`{"$bytes": "<base64>"}` in JSON.',
         Description(
@@ -54,17 +61,19 @@ LEAN_ROUTES = (
                     Sent,
                     headers={"Location": "Where to follow the notification.", **REPLAYED_HEADER},
                     example={"id": EXAMPLE_ID, "recipients": 1, "created_at": EXAMPLE_TIME},
-                )
+                ),
+                202: Answer("With `ttl: 0`: handed to whoever is connected, not stored.", Sent),
             },
             problems=(InFlight, KeyReused, RateLimited),
         ),
     ),
     LeanRoute(
+        "post",
         PATH_BATCH,
         "sendBatch",
         "Send several notifications",
-        f"All or nothing: 1 to {MAX_BATCH} notifications, stored in one commit. The limit on recipients counts those of "
-        "all of them together.",
+        f"All or nothing: 1 to {MAX_BATCH} notifications, stored in one commit. The limit on recipients counts those "
+        "of all of them together.",
         Description(
             takes=BatchRequest,
             media=(JSON, MSGPACK),
@@ -76,9 +85,30 @@ LEAN_ROUTES = (
                     BatchSent,
                     headers=REPLAYED_HEADER,
                     example={"ids": [EXAMPLE_ID, "01943f2e-7c3a-7b21-9d6e-4f0a8c5b2e18"]},
-                )
+                ),
+                202: Answer("With `ttl: 0` throughout: handed to whoever is connected, not stored.", BatchSent),
             },
             problems=(InFlight, KeyReused, RateLimited),
         ),
+    ),
+    LeanRoute(
+        "get",
+        PATH_STREAM,
+        "stream",
+        "Follow the mailbox as server-sent events",
+        "The frames of the WebSocket, for networks that block it: `event:` is the op, `data:` the JSON frame, `id:` is "
+        "`EPOCH:SEQ`. Read it with `fetch`, since EventSource can't send the token, and acknowledge with "
+        "`POST /v1/inbox/ack`.",
+        Description(
+            headers={"Last-Event-ID": "The last `id:` received, `EPOCH:SEQ`; resumes after it."},
+            answers={
+                200: Answer(
+                    "Frames, until either side leaves; a `disconnect` event says why.",
+                    media="text/event-stream",
+                    example=f'event: caught_up\nid: {EXAMPLE_EPOCH}:57\ndata: {{"op":"caught_up","seq":57}}\n\n',
+                )
+            },
+        ),
+        query=tuple(RESUMING),
     ),
 )

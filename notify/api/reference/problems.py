@@ -1,5 +1,6 @@
 """Every problem there is: as responses of the OpenAPI document, and as openapi/problems.md, both out of errors.py."""
 
+import textwrap
 from typing import Any
 
 from notify.api.answers import PROBLEM_MEDIA_TYPE, describe
@@ -21,6 +22,8 @@ from notify.errors import (
     UnsupportedMedia,
 )
 
+WIDTH = 120  # characters of a line
+
 REMEDIES: dict[type[Problem], str] = {
     InvalidRequest: "Mend every field that `errors` names; each `pointer` is a JSON pointer (RFC 6901) into the body.",
     Unauthenticated: "Get a fresh token and send it as `Authorization: Bearer <JWT>`; then try again.",
@@ -33,7 +36,7 @@ REMEDIES: dict[type[Problem], str] = {
     KeyReused: "Take a new key for a new request; to repeat an old one, send exactly what it stood for.",
     HeadersTooLarge: "Send fewer or shorter headers; most often the token carries too many claims.",
     RateLimited: "Wait as many seconds as `Retry-After` says, then go on more slowly.",
-    Problem: "Try again later, with the same Idempotency-Key if it was a send. If it stays, tell the operator when it was.",
+    Problem: "Try again later, with the same Idempotency-Key if it was a send. If it stays, tell the operator.",
     Unavailable: "Wait as many seconds as `Retry-After` says and try again, with backoff when it stays.",
 }
 """What to do about each problem."""
@@ -110,26 +113,17 @@ def write_problems() -> str:
     lines = [
         "# Problems",
         "",
-        "Every refusal is an `application/problem+json` document (RFC 9457). Its `type` is one of the slugs below and never",
-        "changes its meaning; `title` and `detail` are for people, and may. Written by `notify openapi` from",
-        "notify/errors.py; don't edit it here.",
+        "Every refusal is an `application/problem+json` document (RFC 9457). Its `type` is one of the slugs below and",
+        "never changes its meaning; `title` and `detail` are for people, and may.",
+        "",
+        "Written by `notify openapi` from the code. Don't edit it here.",
         "",
         "| status | `type` | title |",
         "|---|---|---|",
         *(f"| {problem.status} | [`{problem.slug}`](#{problem.slug}) | {problem.title} |" for problem in PROBLEMS),
     ]
     for problem in PROBLEMS:
-        summary = (problem.__doc__ or "").strip().splitlines()[0]
-        if problem is Problem:
-            summary = "An unexpected fault; it has been logged."
-        lines += [
-            "",
-            f"## {problem.slug}",
-            "",
-            f"**{problem.status} · {problem.title}**",
-            "",
-            f"What it means: {summary} {problem.meaning}",
-            "",
-            f"What to do: {REMEDIES[problem]}",
-        ]
+        lines += ["", f"## {problem.slug}", "", f"**{problem.status} · {problem.title}**", ""]
+        lines += textwrap.wrap(f"What it means: {problem.meaning}", WIDTH)
+        lines += ["", *textwrap.wrap(f"What to do: {REMEDIES[problem]}", WIDTH)]
     return "\n".join(lines) + "\n"

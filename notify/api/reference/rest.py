@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 document: the framework's own schema, completed.
 
-Keeps the promise that a handler is published by existing: every route of the running application is in the document, with
-its scope, its refusals and its body. The framework knows paths, parameters and return types; `described.py` and
+Keeps the promise that a handler is published by existing: every route of the running application is in the document,
+with its scope, its refusals and its body. The framework knows paths, parameters and return types; `described.py` and
 `audiences.py` say the rest; the lean routes come from `lean.py`.
 """
 
@@ -19,6 +19,7 @@ from notify import __version__
 from notify.api.described import OPT, Answer, Description
 from notify.api.reference.audiences import AUDIENCES, SCOPES, find_audience
 from notify.api.reference.lean import LEAN_ROUTES
+from notify.api.reference.parameters import build_parameter, tidy_parameter
 from notify.api.reference.problems import PROBLEM_SCHEMA, build_response, refer_to
 from notify.api.reference.schemas import find_structs, generate, refer
 from notify.errors import (
@@ -49,11 +50,12 @@ _REFERENCE = re.compile(r"#/components/schemas/(.+)")
 CONVENTIONS = """\
 Notifications reach their users live or, when they were away, the moment they are back.
 
-**Tokens.** `Authorization: Bearer <JWT>`; `sub` says who calls, `scope` what it may do. 401 means no or bad credentials,
-403 a missing scope.
+**Tokens.** `Authorization: Bearer <JWT>`; `sub` says who calls, `scope` what it may do. 401 means no or bad
+credentials, 403 a missing scope.
 
-**Refusals** are `application/problem+json` (RFC 9457) with a stable `type`; openapi/problems.md lists them all. A 400 \
-names every bad field in `errors`. Any path answers 405 to a method it doesn't take, and 431 to headers that are too long.
+**Refusals** are `application/problem+json` (RFC 9457) with a stable `type`; openapi/problems.md lists them all. A 400
+names every bad field in `errors`. Any path answers 405 to a method it doesn't take, and 431 to headers that are too
+long.
 
 **Times** are RFC 3339 in UTC. **Lists** are `{"items": [...], "next": CURSOR or null}`, continued with `?cursor=`.
 
@@ -76,11 +78,18 @@ def build_openapi(web: Litestar) -> Document:
         structs += handler_structs(handler)
         description = handler.opt.get(OPT) or Description()
         operation["operationId"] = name_operation(handler, operation, names)
-        operations.setdefault(path, {})[method] = complete(operation, path, method, description, schemas)
+        operations.setdefault(path, {})[method] = complete(operation, path, method, description)
         structs += described_structs(description)
     for lean in LEAN_ROUTES:
-        operation = {"summary": lean.summary, "description": lean.text, "operationId": lean.operation_id, "responses": {}}
-        operations.setdefault(lean.path, {})["post"] = complete(operation, lean.path, "post", lean.description, schemas)
+        operation = {
+            "summary": lean.summary,
+            "description": lean.text,
+            "operationId": lean.operation_id,
+            "parameters": [build_parameter("query", name) for name in lean.query],
+            "responses": {},
+        }
+        finished = complete(operation, lean.path, lean.method, lean.description)
+        operations.setdefault(lean.path, {})[lean.method] = finished
         structs += described_structs(lean.description)
     # Where both the framework and msgspec describe a struct, msgspec's word counts: it is what checks and encodes.
     schemas |= generate(structs)
@@ -152,9 +161,7 @@ def described_structs(description: Description) -> list[type[msgspec.Struct]]:
     return taken + [struct for answer in description.answers.values() for struct in find_structs(answer.body)]
 
 
-def complete(
-    operation: Document, path: str, method: str, description: Description, schemas: dict[str, Document]
-) -> Document:
+def complete(operation: Document, path: str, method: str, description: Description) -> Document:
     """Return an operation with all that the framework doesn't know."""
     audience = find_audience(path)
     scope = description.needs or (audience.reads if method == "get" else audience.writes)
@@ -166,7 +173,7 @@ def complete(
     ]
     body = operation.get("requestBody")
     if description.takes is not None:
-        body = build_body(description, schemas)
+        body = build_body(description)
     whole: Document = {
         "tags": operation.get("tags") or [audience.tag],
         "operationId": operation["operationId"],
@@ -177,22 +184,13 @@ def complete(
         "requestBody": body,
         "responses": None,
     }
-    refusals = [*derive_problems(path, parameters, has_body=body is not None, guarded=scope is not None)]
-    whole["responses"] = build_responses(operation, description, [*refusals, *description.problems], schemas)
+    refusals = [*derive_problems(path, method, parameters, has_body=body is not None, guarded=scope is not None)]
+    whole["responses"] = build_responses(operation, description, [*refusals, *description.problems])
     return {key: value for key, value in whole.items() if value or key == "security"}
 
 
-def tidy_parameter(parameter: Document) -> Document:
-    """Return a parameter without what the framework says twice or about everything."""
-    kept = {key: value for key, value in parameter.items() if key not in {"deprecated", "allowEmptyValue"} or value}
-    schema = kept.get("schema", {})
-    if "description" in kept and schema.get("description") == kept["description"]:
-        kept["schema"] = {key: value for key, value in schema.items() if key != "description"}
-    return kept
-
-
 def derive_problems(
-    path: str, parameters: list[Document], *, has_body: bool, guarded: bool
+    path: str, method: str, parameters: list[Document], *, has_body: bool, guarded: bool
 ) -> Iterator[type[Problem]]:
     """Yield the refusals that follow from what an operation takes."""
     places = {parameter["in"] for parameter in parameters}
@@ -200,7 +198,7 @@ def derive_problems(
         yield InvalidRequest
     if guarded:
         yield from (Unauthenticated, Forbidden)
-    if "path" in places:
+    if "path" in places and method != "put":  # a PUT makes what is not there
         yield NotFound
     if has_body:
         yield from (TooLarge, UnsupportedMedia)
@@ -208,31 +206,23 @@ def derive_problems(
         yield from (Problem, Unavailable)
 
 
-def build_body(description: Description, schemas: dict[str, Document]) -> Document:
+def build_body(description: Description) -> Document:
     """Return the request body that a description declares."""
-    schema, components = refer(description.takes)
-    schemas |= components
+    schema = refer(description.takes)
     shown: Document = {"example": description.example} if description.example is not None else {}
     # A MessagePack body has the same shape; its example would be bytes.
-    content = {
-        media: {"schema": schema, **(shown if media.endswith("json") else {})} for media in description.media
-    }
+    content = {media: {"schema": schema, **(shown if media.endswith("json") else {})} for media in description.media}
     return {"required": True, "content": content}
 
 
-def build_responses(
-    operation: Document,
-    description: Description,
-    refusals: list[type[Problem]],
-    schemas: dict[str, Document],
-) -> Document:
+def build_responses(operation: Document, description: Description, refusals: list[type[Problem]]) -> Document:
     """Return every answer of an operation, by status."""
     found: Document = {}
     for status, response in operation["responses"].items():
         if int(status) == HTTPStatus.BAD_REQUEST and "Validation" in str(response.get("content", "")):
             continue  # what the framework would answer; here handle_exception() does
         found[status] = tidy_response(int(status), response)
-    found |= {str(status): build_answer(answer, schemas) for status, answer in description.answers.items()}
+    found |= {str(status): build_answer(answer) for status, answer in description.answers.items()}
     for problem in refusals:
         found.setdefault(str(problem.status), refer_to(problem))
     return dict(sorted(found.items()))
@@ -246,7 +236,7 @@ def tidy_response(status: int, response: Document) -> Document:
     return {"description": text, **{key: value for key, value in response.items() if key != "description" and value}}
 
 
-def build_answer(answer: Answer, schemas: dict[str, Document]) -> Document:
+def build_answer(answer: Answer) -> Document:
     """Return an answer that a description declares."""
     response: Document = {"description": answer.text}
     if answer.headers:
@@ -254,9 +244,7 @@ def build_answer(answer: Answer, schemas: dict[str, Document]) -> Document:
             name: {"description": text, "schema": {"type": "string"}} for name, text in answer.headers.items()
         }
     if answer.body is not None:
-        schema, components = refer(answer.body)
-        schemas |= components
-        response["content"] = {answer.media: {"schema": schema}}
+        response["content"] = {answer.media: {"schema": refer(answer.body)}}
     elif answer.example is not None:
         response["content"] = {answer.media: {"schema": {"type": "string"}}}
     if answer.example is not None:
@@ -271,8 +259,8 @@ def build_security() -> Document:
         "type": "http",
         "scheme": "bearer",
         "bearerFormat": "JWT",
-        "description": "A token of at most 4,096 bytes with `sub` and `exp`. Its space-separated `scope` claim (RFC 8693) "
-        f"says what it may do:\n\n{scopes}",
+        "description": "A token of at most 4,096 bytes with `sub` and `exp`. Its space-separated `scope` claim "
+        f"(RFC 8693) says what it may do:\n\n{scopes}",
     }
 
 

@@ -7,7 +7,7 @@ a Raw is shown as the value it encodes.
 
 import functools
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -27,10 +27,10 @@ def generate(structs: Iterable[type[msgspec.Struct]]) -> dict[str, Schema]:
     return {name: components[name] for name in sorted(components)}
 
 
-def refer(kind: Any) -> tuple[Schema, Mapping[str, Schema]]:
-    """Return the schema of any type, and the components that it refers to."""
-    (schema,), components = msgspec.json.schema_components([adapt(kind)], ref_template=REFERENCE)
-    return schema, components
+def refer(kind: Any) -> Schema:
+    """Return the schema of any type; structs in it are referred to, their schemas come from `generate`."""
+    (schema,), _ = msgspec.json.schema_components([adapt(kind)], ref_template=REFERENCE)
+    return schema
 
 
 @functools.cache
@@ -53,6 +53,8 @@ def mirror_default(field: msgspec.structs.FieldInfo) -> Any:
     """Return a field's name on the wire and its default, as msgspec wants them declared."""
     if field.default is not NODEFAULT:
         default = msgspec.json.decode(field.default) if isinstance(field.default, Raw) else field.default
+        if isinstance(default, list | dict):  # shared by all instances, if it were a plain default
+            return msgspec.field(default_factory=lambda: default, name=field.encode_name)
         return msgspec.field(default=default, name=field.encode_name)
     if field.default_factory is not NODEFAULT:
         return msgspec.field(default_factory=field.default_factory, name=field.encode_name)
@@ -61,10 +63,12 @@ def mirror_default(field: msgspec.structs.FieldInfo) -> Any:
     return msgspec.field(name=field.encode_name)
 
 
-def adapt(kind: Any) -> Any:
+def adapt(kind: Any) -> Any:  # noqa: PLR0911 - a line a kind
     """Return a type with every struct in it mirrored and every time in it with its offset."""
     if kind is datetime:
         return Annotated[datetime, Meta(tz=True)]
+    if kind is object:
+        return Any
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return mirror(kind)
     origin, inner = get_origin(kind), get_args(kind)
