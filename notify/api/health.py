@@ -4,6 +4,7 @@ from typing import Literal
 
 import msgspec
 from litestar import Response, get
+from litestar.di import NamedDependency
 
 from notify.api.readiness import Readiness
 
@@ -22,7 +23,7 @@ async def livez() -> Health:
 
 
 @get("/readyz", summary="Should it get traffic", tags=["Operators"])
-async def readyz(readiness: Readiness) -> Response[Health]:
+async def readyz(readiness: NamedDependency[Readiness]) -> Response[Health]:
     """Answer 200 when database, schema and LISTEN link all work and the process isn't leaving, otherwise 503."""
     checks = await readiness.check()
     good = all(checks.values())

@@ -5,6 +5,8 @@ from typing import Any, cast
 
 import msgspec
 from litestar import Request, delete, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery
 from msgspec import UNSET, UnsetType
 
 from notify.api.access import require
@@ -93,11 +95,11 @@ async def read_request_body(request: Request[Any, Any, Any], services: Services)
 @get("/v1/inbox", summary="List the inbox", tags=["Front ends"])
 async def list_inbox(
     request: Request[Any, Any, Any],
-    services: Services,
-    before: str | None = None,
-    limit: str | None = None,
-    unread: str | None = None,
-    cursor: str | None = None,
+    services: NamedDependency[Services],
+    before: FromQuery[str | None] = None,
+    limit: FromQuery[str | None] = None,
+    unread: FromQuery[str | None] = None,
+    cursor: FromQuery[str | None] = None,
 ) -> InboxPage:
     """Return the caller's notifications, newest first; what expired, was cancelled or replaced is gone."""
     identity = await identify(request, services)
@@ -125,7 +127,7 @@ async def list_inbox(
 
 
 @post("/v1/inbox/read", status_code=200, summary="Mark notifications read", tags=["Front ends"])
-async def mark_read(request: Request[Any, Any, Any], services: Services) -> Unread:
+async def mark_read(request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Unread:
     """Mark notifications read; every device of the user hears of it."""
     identity = await identify(request, services)
     mark = _read_request.decode(*await read_request_body(request, services))
@@ -137,7 +139,7 @@ async def mark_read(request: Request[Any, Any, Any], services: Services) -> Unre
 
 
 @post("/v1/inbox/ack", status_code=204, summary="Acknowledge for an event stream", tags=["Front ends"])
-async def acknowledge(request: Request[Any, Any, Any], services: Services) -> None:
+async def acknowledge(request: Request[Any, Any, Any], services: NamedDependency[Services]) -> None:
     """Acknowledge everything up to a seq for one of the caller's devices. Beyond the head it means nothing."""
     identity = await identify(request, services)
     ack = _ack_request.decode(*await read_request_body(request, services))
@@ -149,7 +151,7 @@ async def acknowledge(request: Request[Any, Any, Any], services: Services) -> No
 
 
 @get("/v1/inbox/devices", summary="List one's devices", tags=["Front ends"])
-async def list_devices(request: Request[Any, Any, Any], services: Services) -> Devices:
+async def list_devices(request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Devices:
     """Return the caller's devices and how far each has acknowledged."""
     identity = await identify(request, services)
     return Devices(
@@ -158,7 +160,7 @@ async def list_devices(request: Request[Any, Any, Any], services: Services) -> D
 
 
 @delete("/v1/inbox/devices/{device:str}", summary="Remove one of one's devices", tags=["Front ends"])
-async def remove_device(request: Request[Any, Any, Any], services: Services, device: str) -> None:
+async def remove_device(request: Request[Any, Any, Any], services: NamedDependency[Services], device: FromPath[str]) -> None:
     """Forget a device. What it acknowledged stays acknowledged; if it comes back it is new."""
     identity = await identify(request, services)
     if not await services.store.inbox.remove_device(identity.subject, read_segment(device, "device")):

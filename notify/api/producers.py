@@ -13,7 +13,8 @@ from uuid import UUID
 
 import msgspec
 from litestar import Request, delete, get
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import FromQuery, PathParameter
 
 from notify import clock
 from notify.api.access import require
@@ -73,7 +74,7 @@ class SentNotification(msgspec.Struct, frozen=True):
 class Sending:
     """The two sending paths."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: NamedDependency[Services]) -> None:
         self._services = services
         self._quota = Quota(services.settings.send_rate)
         self._single = BodyReader(SendRequest, {"to": check_recipients})
@@ -221,12 +222,12 @@ def refuse_key(incoming: Incoming) -> None:
         raise InvalidRequest(f"Idempotency-Key {detail}", errors=[FieldError("/Idempotency-Key", detail)])
 
 
-NotificationId = Annotated[str, Parameter(description="The id that sending answered with.")]
+NotificationId = Annotated[str, PathParameter(description="The id that sending answered with.")]
 
 
 @get("/v1/notifications/{notification_id:str}", summary="Follow a notification", tags=["Apps"])
 async def get_notification(
-    request: Request[Any, Any, Any], services: Services, notification_id: NotificationId
+    request: Request[Any, Any, Any], services: NamedDependency[Services], notification_id: NotificationId
 ) -> SentNotification:
     """Return one of the caller's own notifications, with how many recipients stand at each status."""
     identity = await require(services.authenticator, request.headers.get("authorization"), Scope.SEND)
@@ -273,10 +274,10 @@ class Receipts(msgspec.Struct, frozen=True):
 @get("/v1/notifications/{notification_id:str}/recipients", summary="List a notification's recipients", tags=["Apps"])
 async def list_recipients(
     request: Request[Any, Any, Any],
-    services: Services,
+    services: NamedDependency[Services],
     notification_id: NotificationId,
-    limit: str | None = None,
-    cursor: str | None = None,
+    limit: FromQuery[str | None] = None,
+    cursor: FromQuery[str | None] = None,
 ) -> Receipts:
     """Return how each recipient of one of the caller's notifications stands, in the order of their ids."""
     identity = await require(services.authenticator, request.headers.get("authorization"), Scope.SEND)
@@ -293,7 +294,7 @@ async def list_recipients(
 
 @delete("/v1/notifications/{notification_id:str}", summary="Withdraw a notification", tags=["Apps"])
 async def cancel_notification(
-    request: Request[Any, Any, Any], services: Services, notification_id: NotificationId
+    request: Request[Any, Any, Any], services: NamedDependency[Services], notification_id: NotificationId
 ) -> None:
     """Withdraw one of the caller's notifications from everyone who has not acknowledged it. Again changes nothing."""
     identity = await require(services.authenticator, request.headers.get("authorization"), Scope.SEND)

@@ -44,10 +44,12 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Position(msgspec.Struct, frozen=True):
-    """Where a session stands in a mailbox."""
+    """Where a session stands in a mailbox, and how many entries and bytes of data it has room for."""
 
     user: str
     after: int
+    entries: int
+    size: int
 
 
 def later(one: Ack, other: Ack) -> Ack:
@@ -81,9 +83,9 @@ class Mailboxes:
         """Return where a device stands; its cursor and mailbox exist from now on."""
         return await self.opening.submit(Place(user, device))
 
-    async def fetch(self, user: str, after: int) -> Page:
-        """Return what follows `after` in a mailbox."""
-        return await self.fetching.submit(Position(user, after))
+    async def fetch(self, user: str, after: int, entries: int, size: int) -> Page:
+        """Return what follows `after` in a mailbox: up to so many entries and bytes of data, but at least one entry."""
+        return await self.fetching.submit(Position(user, after, min(entries, PAGE_ENTRIES), min(size, PAGE_BYTES)))
 
     def ack(self, user: str, device: str, seq: int) -> None:
         """Move a device's cursor, soon. Waiting for it is of no use to anyone: a lost ack is a repeated delivery."""
@@ -129,8 +131,8 @@ class Mailboxes:
             "fetch_pages",
             [position.user for position in positions],
             [position.after for position in positions],
-            PAGE_ENTRIES,
-            PAGE_BYTES,
+            [position.entries for position in positions],
+            [position.size for position in positions],
         )
         heads: dict[int, tuple[int, int]] = {}
         entries: dict[int, list[Entry]] = {}

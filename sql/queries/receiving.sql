@@ -12,12 +12,12 @@ ORDER BY r.ord
 SELECT notify.enter($1, $2, $3)
 
 -- name: fetch_pages
--- The next page of each mailbox asked for: up to $3 entries after a seq, as many as fit in $4 bytes of data but at least one,
+-- The next page of each mailbox asked for: some entries after a seq, as many as fit in some bytes of data but at least one,
 -- together with the head and the floor of the same moment. `live` is false for what is over: it is not sent, only passed.
 -- Primary keys of mailbox, entry, ending and notification.
 SELECT r.ord, m.head, m.floor, p.seq, p.kind, p.live, p.notification_id, p.type, p.producer, p.codec, p.created_at,
        CASE WHEN p.live THEN p.data END AS data, p.target, p.seqs, p.unread
-FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS r (user_id, after, ord)
+FROM unnest($1::text[], $2::bigint[], $3::integer[], $4::bigint[]) WITH ORDINALITY AS r (user_id, after, room, size, ord)
 JOIN notify.mailbox AS m ON m.user_id = r.user_id
 LEFT JOIN LATERAL (
     SELECT e.*, n.type, n.producer, n.codec, n.created_at, n.data,
@@ -25,11 +25,11 @@ LEFT JOIN LATERAL (
            sum(octet_length(n.data)) OVER (ORDER BY e.seq) - octet_length(n.data) AS bytes_before
     FROM (
         SELECT e.seq, e.kind, e.notification_id, e.target, e.seqs, e.unread FROM notify.entry AS e
-        WHERE e.user_id = r.user_id AND e.seq > GREATEST(r.after, m.floor) ORDER BY e.seq LIMIT $3
+        WHERE e.user_id = r.user_id AND e.seq > GREATEST(r.after, m.floor) ORDER BY e.seq LIMIT r.room
     ) AS e
     LEFT JOIN notify.notification AS n ON e.kind = 1 AND n.id = e.notification_id
     LEFT JOIN notify.ending AS x ON e.kind = 1 AND x.user_id = r.user_id AND x.seq = e.seq
-) AS p ON COALESCE(p.bytes_before, 0) < $4
+) AS p ON COALESCE(p.bytes_before, 0) < r.size
 ORDER BY r.ord, p.seq
 
 -- name: move_cursors
