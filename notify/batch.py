@@ -140,8 +140,11 @@ class Lane(Generic[ItemT, ResultT]):
         self._queued: dict[Hashable, _Pending[ItemT, ResultT]] = {}
         self._parked: list[_Pending[ItemT, ResultT]] = []
         self._busy: set[Hashable] = set()
+        self._behind: list[_Pending[ItemT, ResultT]] = []  # older than the queue: waiting for a key in flight
+        self._awaited: set[Hashable] = set()  # their keys
         self._blocked: set[Hashable] = set()
         self._flying: set[asyncio.Task[None]] = set()
+        self._aloft = 0
         self._warden: asyncio.Task[None] | None = None
         self._closed = False
         self._owed = 0
@@ -167,8 +170,9 @@ class Lane(Generic[ItemT, ResultT]):
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-        for pending in (*self._queue, *self._parked):
+        for pending in (*self._behind, *self._queue, *self._parked):
             pending.fail(Unavailable("the service is shutting down; nothing was accepted"))
+        self._behind.clear()
         self._queue.clear()
         self._parked.clear()
 
@@ -210,7 +214,8 @@ class Lane(Generic[ItemT, ResultT]):
         self._owed -= 1
 
     def _launch(self) -> None:
-        if self._queue and len(self._flying) < self._flights:
+        if self._queue and self._aloft < self._flights:
+            self._aloft += 1
             task = asyncio.get_running_loop().create_task(self._fly(), name=f"lane {self.name}")
             self._flying.add(task)
             task.add_done_callback(self._land)
@@ -219,26 +224,26 @@ class Lane(Generic[ItemT, ResultT]):
         self._flying.discard(task)
         if not task.cancelled() and (error := task.exception()):
             log.error("lane.broken", lane=self.name, exc_info=error)
-        self._launch()
+            self._launch()
 
     def _take(self) -> list[_Pending[ItemT, ResultT]]:
-        """Take the next batch: in order, but past items whose keys are in flight (and whatever shares keys with those)."""
+        """Take the next batch: in order, but past items whose keys are in flight (and whatever shares keys with those).
+
+        Those stay behind until one of their keys lands, so that nobody looks at them again and again meanwhile.
+        """
         taken: list[_Pending[ItemT, ResultT]] = []
-        passed: list[_Pending[ItemT, ResultT]] = []
-        reserved: set[Hashable] = set()
         weight = 0
         while self._queue and len(taken) < self._max_items:
             pending = self._queue[0]
             if taken and weight + pending.weight > self._max_weight:
                 break
             self._queue.popleft()
-            if pending.keys and not (self._busy.isdisjoint(pending.keys) and reserved.isdisjoint(pending.keys)):
-                reserved.update(pending.keys)
-                passed.append(pending)
+            if pending.keys and not (self._busy.isdisjoint(pending.keys) and self._awaited.isdisjoint(pending.keys)):
+                self._awaited.update(pending.keys)
+                self._behind.append(pending)
                 continue
             taken.append(pending)
             weight += pending.weight
-        self._queue.extendleft(reversed(passed))
         if self._identity:
             for pending in taken:
                 self._queued.pop(self._identity(pending.item), None)
@@ -246,60 +251,76 @@ class Lane(Generic[ItemT, ResultT]):
             self._busy.update(pending.keys)
         return taken
 
+    def _release(self, batch: list[_Pending[ItemT, ResultT]]) -> None:
+        """Let whoever waited for the keys of a batch fly, in the order they came."""
+        keys = {key for pending in batch for key in pending.keys}
+        self._busy -= keys
+        if not self._awaited.isdisjoint(keys):
+            self._queue.extendleft(reversed(self._behind))
+            self._behind.clear()
+            self._awaited.clear()
+
     async def _fly(self) -> None:
-        while batch := self._take():
-            self._launch()
-            try:
-                await self._carry(batch)
-            finally:
-                for pending in batch:
-                    self._busy.difference_update(pending.keys)
+        try:
+            while batch := self._take():
+                self._launch()
+                try:
+                    await self._carry(list(batch))  # a copy: dividing takes items out of it
+                finally:
+                    self._release(batch)
+        finally:
+            # Here and not when the task is done, which is later: what comes in between must find the place free.
+            self._aloft -= 1
 
     async def _carry(self, batch: list[_Pending[ItemT, ResultT]]) -> None:
         """Run a batch, dividing it as far as its errors demand. Answers every item, or parks or queues it again."""
         pause = REPEAT_SECONDS
-        work = [batch]
-        while work:
-            part = work.pop()
-            try:
-                results = await self._run([pending.item for pending in part])
-            except Blocked:
-                work.extend(await self._set_aside(part))
-            except Rejected as error:
-                part.pop(error.item).fail(error.reason)
-                if part:
-                    work.append(part)
-            except Poisoned as error:
-                if len(part) == 1:
-                    part[0].fail(error)
-                else:
-                    work.extend(halve(part))
-            except Interrupted as error:
-                if not self._repeats or self._closed:
+        work, part = [batch], batch
+        try:
+            while work:
+                part = work.pop()
+                try:
+                    results = await self._run([pending.item for pending in part])
+                except Blocked:
+                    work.extend(await self._set_aside(part))
+                except Rejected as error:
+                    part.pop(error.item).fail(error.reason)
+                    if part:
+                        work.append(part)
+                except Poisoned as error:
+                    if len(part) == 1:
+                        part[0].fail(error)
+                    else:
+                        work.extend(halve(part))
+                except Interrupted as error:
+                    if self._repeats and not self._closed:
+                        await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+                        pause = min(pause * 2, REPEAT_LIMIT_SECONDS)
+                        work.append(part)
+                    else:
+                        for pending in part:
+                            pending.fail(error)
+                except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for this part must hear of it
                     for pending in part:
                         pending.fail(error)
-                    continue
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
-                pause = min(pause * 2, REPEAT_LIMIT_SECONDS)
-                work.append(part)
-            except asyncio.CancelledError:
-                for pending in (*part, *(other for rest in work for other in rest)):
-                    pending.fail(Unavailable("the service is shutting down; whether this was stored is not known"))
-                raise
-            except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for this part must hear of it
-                for pending in part:
-                    pending.fail(error)
-            else:
-                for pending, result in zip(part, results, strict=True):
-                    pending.succeed(result)
+                else:
+                    for pending, result in zip(part, results, strict=True):
+                        pending.succeed(result)
+        except BaseException:  # cancelled, or a fault of ours: nobody may wait for ever
+            for pending in (*part, *(other for rest in work for other in rest)):
+                pending.fail(Unavailable("the service is shutting down; whether this was stored is not known"))
+            raise
 
     async def _set_aside(
         self, part: list[_Pending[ItemT, ResultT]]
     ) -> Iterable[list[_Pending[ItemT, ResultT]]]:
         """Park whoever waits for a held lock; return the rest, to be tried again."""
         held: set[Hashable] = set()
-        if self._probe:
-            held.update(await self._probe({key for pending in part for key in pending.keys}))
+        try:
+            if self._probe:
+                held.update(await self._probe({key for pending in part for key in pending.keys}))
+        except NotifyError as error:
+            log.warning("lane.probe_failed", lane=self.name, reason=str(error))
         waiting = [pending for pending in part if not held.isdisjoint(pending.keys)]
         if waiting:
             self._blocked |= held
@@ -325,6 +346,8 @@ class Lane(Generic[ItemT, ResultT]):
             for pending in self._parked:
                 pending.fail(error)
             self._parked.clear()
+        elif self._parked and not task.cancelled():
+            self._park([])  # parked after the guard had looked for the last time
 
     async def _guard(self) -> None:
         """Let parked items fly again as soon as nobody holds what they need; refuse those that waited too long."""

