@@ -32,7 +32,7 @@ class FieldError(msgspec.Struct, frozen=True):
 
 
 class Problem(NotifyError):
-    """An HTTP answer that is an error (RFC 9457). `detail` is for the person who reads it: what is wrong, what to do."""
+    """An HTTP error (RFC 9457). `detail` is for the person who reads it: what is wrong, what to do."""
 
     status: ClassVar[int] = 500
     slug: ClassVar[str] = "internal"
@@ -213,11 +213,11 @@ class Close(IntEnum):
         return self in RECONNECTING
 
 
-RECONNECTING = frozenset({Close.TOKEN_EXPIRED, Close.DRAINING, Close.SLOW_CONSUMER, Close.RESTART})
+RECONNECTING = frozenset({Close.TOKEN_EXPIRED, Close.DRAINING, Close.SLOW_CONSUMER, Close.RESTART, Close.TOO_BIG})
 
 
 class SessionClosed(NotifyError):
-    """This session has to end, and why."""
+    """A session has to end, and why."""
 
     def __init__(self, close: Close, detail: str = "") -> None:
         super().__init__(detail or close.reason)

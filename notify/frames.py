@@ -56,7 +56,7 @@ class NotificationFrame(Frame, tag="notification", frozen=True, omit_defaults=Tr
     type: str
     data: Raw
     source: str
-    created_at: str
+    created_at: Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 
 
 class CaughtUp(Frame, tag="caught_up", frozen=True, omit_defaults=True):

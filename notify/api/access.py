@@ -4,8 +4,8 @@ from notify.auth import Authenticator, Identity, Scope
 from notify.errors import Forbidden, InvalidToken, Unauthenticated
 
 
-async def require(authenticator: Authenticator, authorization: str | None, scope: Scope) -> Identity:
-    """Return who calls, if the token allows `scope`. Raises Unauthenticated or Forbidden."""
+async def require(authenticator: Authenticator, authorization: str | None, *scopes: Scope) -> Identity:
+    """Return who calls, if the token allows one of `scopes`. Raises Unauthenticated or Forbidden."""
     if not authorization:
         raise Unauthenticated("send a token: `Authorization: Bearer <JWT>`")
     scheme, _, token = authorization.partition(" ")
@@ -18,6 +18,6 @@ async def require(authenticator: Authenticator, authorization: str | None, scope
             identity = await authenticator.verify(token)
         except InvalidToken as error:
             raise Unauthenticated(str(error)) from None
-    if not identity.may(scope):
-        raise Forbidden(f"the token lacks the scope {scope}")
+    if not any(identity.may(scope) for scope in scopes):
+        raise Forbidden(f"the token lacks the scope {' or '.join(scopes)}")
     return identity

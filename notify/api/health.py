@@ -6,6 +6,7 @@ import msgspec
 from litestar import Response, get
 from litestar.di import NamedDependency
 
+from notify.api.described import Answer, describe
 from notify.api.readiness import Readiness
 
 
@@ -22,7 +23,12 @@ async def livez() -> Health:
     return Health("ok", {})
 
 
-@get("/readyz", summary="Should it get traffic", tags=["Operators"])
+@get(
+    "/readyz",
+    summary="Should it get traffic",
+    tags=["Operators"],
+    opt=describe(answers={503: Answer("Not now; `checks` says why.", Health)}),
+)
 async def readyz(readiness: NamedDependency[Readiness]) -> Response[Health]:
     """Answer 200 when database, schema and LISTEN link all work and the process isn't leaving, otherwise 503."""
     checks = await readiness.check()

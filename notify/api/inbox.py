@@ -11,6 +11,7 @@ from msgspec import UNSET, UnsetType
 
 from notify.api.access import require
 from notify.api.body import BodyReader, Receive, media_codec, read_body
+from notify.api.described import describe
 from notify.api.paths import MAX_SEQ, read_flag, read_integer, read_limit, read_segment
 from notify.api.services import Services
 from notify.auth import Identity, Scope
@@ -126,7 +127,13 @@ async def list_inbox(
     )
 
 
-@post("/v1/inbox/read", status_code=200, summary="Mark notifications read", tags=["Front ends"])
+@post(
+    "/v1/inbox/read",
+    status_code=200,
+    summary="Mark notifications read",
+    tags=["Front ends"],
+    opt=describe(takes=ReadRequest, example={"up_to": 57}),
+)
 async def mark_read(request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Unread:
     """Mark notifications read; every device of the user hears of it."""
     identity = await identify(request, services)
@@ -138,7 +145,13 @@ async def mark_read(request: Request[Any, Any, Any], services: NamedDependency[S
     raise InvalidRequest("give either `up_to` or `seqs`", errors=[FieldError("", "needs either `up_to` or `seqs`")])
 
 
-@post("/v1/inbox/ack", status_code=204, summary="Acknowledge for an event stream", tags=["Front ends"])
+@post(
+    "/v1/inbox/ack",
+    status_code=204,
+    summary="Acknowledge for an event stream",
+    tags=["Front ends"],
+    opt=describe(takes=AckRequest),
+)
 async def acknowledge(request: Request[Any, Any, Any], services: NamedDependency[Services]) -> None:
     """Acknowledge everything up to a seq for one of the caller's devices. Beyond the head it means nothing."""
     identity = await identify(request, services)

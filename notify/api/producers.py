@@ -29,6 +29,7 @@ from notify.model import Codec, Notification, is_identifier
 from notify.momentary import Momentary, wrap
 from notify.quota import Quota
 from notify.store.database import KeyTaken
+from notify.store.notifications import StoredNotification
 from notify.store.sends import Claim, Post
 
 AsgiScope = MutableMapping[str, Any]
@@ -108,7 +109,11 @@ class Sending:
                 detail = "must have 1 to 255 characters, none a control character"
                 raise InvalidRequest(f"Idempotency-Key {detail}", errors=[FieldError("/Idempotency-Key", detail)])
             body = await read_body(headers, receive, max_bytes=self._services.settings.max_body_bytes)
-            await handle(Incoming(identity.subject, codec, body, key), send)
+            try:
+                await handle(Incoming(identity.subject, codec, body, key), send)
+            except Exception:
+                self._services.store.activity.count_refusal(identity.subject)
+                raise
         except ClientGone:
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
@@ -177,7 +182,9 @@ class Sending:
                 if known is None:
                     raise InFlight("a request with this Idempotency-Key is being answered; try again in a moment") from None
                 return known
-        return Stored([n.id for n in notifications], sum(len(n.to) for n in notifications), moment, {})
+        recipients = sum(len(n.to) for n in notifications)
+        store.activity.count_send(incoming.producer, len(notifications), recipients)
+        return Stored([n.id for n in notifications], recipients, moment, {})
 
     async def _recall(self, incoming: "Incoming", digest: bytes) -> "Stored | None":
         assert incoming.key is not None
@@ -193,6 +200,9 @@ class Sending:
         moment = datetime.fromtimestamp(clock.now(), UTC)
         await self._services.store.broadcasts.send(
             [Momentary(n.id, n.type, n.producer, moment, n.codec, wrap(n.data, n.codec), n.to) for n in notifications]
+        )
+        self._services.store.activity.count_send(
+            notifications[0].producer, len(notifications), sum(len(n.to) for n in notifications)
         )
         return [Sent(n.id, len(n.to), moment) for n in notifications]
 
@@ -229,11 +239,11 @@ NotificationId = Annotated[str, PathParameter(description="The id that sending a
 async def get_notification(
     request: Request[Any, Any, Any], services: NamedDependency[Services], notification_id: NotificationId
 ) -> SentNotification:
-    """Return one of the caller's own notifications, with how many recipients stand at each status."""
-    identity = await require(services.authenticator, request.headers.get("authorization"), Scope.SEND)
-    found = await services.store.notifications.find(read_id(notification_id), identity.subject)
-    if found is None:
-        raise NotFound(UNKNOWN)
+    """Return one of the caller's own notifications, with how many recipients stand at each status.
+
+    With `queues:read`, anybody's.
+    """
+    found = await find_notification(request, services, notification_id)
     return SentNotification(
         id=found.id,
         type=found.type,
@@ -245,6 +255,19 @@ async def get_notification(
         collapse_key=found.collapse_key,
         counts=await services.store.notifications.count(found.id),
     )
+
+
+async def find_notification(
+    request: Request[Any, Any, Any], services: Services, notification_id: str
+) -> StoredNotification:
+    """Return the notification in a path, if the caller may see it. Raises NotFound, Unauthenticated or Forbidden."""
+    authorization = request.headers.get("authorization")
+    identity = await require(services.authenticator, authorization, Scope.SEND, Scope.QUEUES_READ)
+    producer = None if identity.may(Scope.QUEUES_READ) else identity.subject
+    found = await services.store.notifications.find(read_id(notification_id), producer)
+    if found is None:
+        raise NotFound(UNKNOWN)
+    return found
 
 
 def read_id(text: str) -> UUID:
@@ -279,11 +302,11 @@ async def list_recipients(
     limit: FromQuery[str | None] = None,
     cursor: FromQuery[str | None] = None,
 ) -> Receipts:
-    """Return how each recipient of one of the caller's notifications stands, in the order of their ids."""
-    identity = await require(services.authenticator, request.headers.get("authorization"), Scope.SEND)
-    found = await services.store.notifications.find(read_id(notification_id), identity.subject)
-    if found is None:
-        raise NotFound(UNKNOWN)
+    """Return how each recipient of one of the caller's notifications stands, in the order of their ids.
+
+    With `queues:read`, of anybody's.
+    """
+    found = await find_notification(request, services, notification_id)
     size = read_limit(limit)
     receipts = await services.store.notifications.list_receipts(found.id, after=read_cursor(cursor), limit=size + 1)
     return Receipts(
@@ -296,7 +319,17 @@ async def list_recipients(
 async def cancel_notification(
     request: Request[Any, Any, Any], services: NamedDependency[Services], notification_id: NotificationId
 ) -> None:
-    """Withdraw one of the caller's notifications from everyone who has not acknowledged it. Again changes nothing."""
-    identity = await require(services.authenticator, request.headers.get("authorization"), Scope.SEND)
-    if await services.store.notifications.cancel(read_id(notification_id), identity.subject) is None:
+    """Withdraw one of the caller's notifications from everyone who has not acknowledged it. Again changes nothing.
+
+    With `queues:write`, anybody's.
+    """
+    authorization = request.headers.get("authorization")
+    identity = await require(services.authenticator, authorization, Scope.SEND, Scope.QUEUES_WRITE)
+    wanted, store = read_id(notification_id), services.store
+    withdrawn: int | None
+    if identity.may(Scope.QUEUES_WRITE):
+        withdrawn = await store.queues.cancel(identity.subject, wanted)
+    else:
+        withdrawn = await store.notifications.cancel(wanted, identity.subject)
+    if withdrawn is None:
         raise NotFound(UNKNOWN)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from notify.auth import Authenticator
 from notify.hub import Hub
+from notify.orders import Orders
+from notify.roster import Roster
 from notify.settings import Settings
 from notify.store import Store
 
@@ -16,3 +18,5 @@ class Services:
     authenticator: Authenticator
     hub: Hub
     store: Store
+    roster: Roster
+    orders: Orders

@@ -12,7 +12,7 @@ from notify.api.reference.lean import EXAMPLE_ID, EXAMPLE_TIME
 TEXTS = {"uuid": EXAMPLE_ID, "date-time": EXAMPLE_TIME, "uri": "https://example.com"}
 """Text by its format."""
 
-NAMES = {"user": "alice", "topic": "news", "device": "phone", "app": "shop"}
+NAMES = {"user": "alice", "topic": "news", "device": "phone", "app": "shop", "notification_id": EXAMPLE_ID}
 """Text by the name of what it is."""
 
 MAX_LEVELS = 6  # of a sample: deeper ones are no longer read
