@@ -21,9 +21,11 @@ from litestar.config.cors import CORSConfig
 from litestar.di import Provide
 
 from notify import __version__
+from notify.api.admin import HANDLERS as ADMIN_HANDLERS
 from notify.api.answers import handle_exception
+from notify.api.assets import client_asset
 from notify.api.docs import docs, openapi_config, openapi_json
-from notify.api.health import livez, readyz
+from notify.api.health import livez, metrics, readyz
 from notify.api.inbox import acknowledge, list_devices, list_inbox, mark_read, remove_device
 from notify.api.producers import (
     PATH_BATCH,
@@ -39,6 +41,7 @@ from notify.api.stream import PATH_STREAM, Streaming
 from notify.api.topics import list_subscribers, subscribe, unsubscribe
 from notify.auth import Authenticator
 from notify.bridge import Bridge
+from notify.demo.routes import demo_router
 from notify.errors import Close, NotifyError
 from notify.frames import MomentaryFrames
 from notify.gateway import Gateway, refuse
@@ -47,7 +50,9 @@ from notify.ids import mint_id
 from notify.janitor import Janitor
 from notify.migrate import require_current
 from notify.momentary import Assembler
+from notify.orders import Orders
 from notify.origins import OriginPolicy
+from notify.roster import Roster
 from notify.settings import Settings
 from notify.store import Store
 
@@ -62,7 +67,8 @@ PATH_SOCKET = "/v1/ws"
 CHANNEL_WAKE = "notify_wake"
 CHANNEL_NOW = "notify_now"
 CHANNEL_ACK = "notify_ack"
-"""What the nodes tell each other: heads that moved, messages that are not stored, acks that came by REST."""
+CHANNEL_ORDER = "notify_order"
+"""What nodes tell each other: heads that moved, what is not stored, acks that came by REST, orders of admins."""
 
 TICK_SECONDS = 1.0
 """How often sessions are looked at for pings, expiry and stuck peers."""
@@ -88,7 +94,7 @@ class Application:
     def __init__(self, settings: Settings, *, dev: bool = False) -> None:
         self.settings = settings
         self.hub = Hub(max_sessions=settings.max_sessions)
-        self.node = str(mint_id())
+        self.node = mint_id()
         self._assembler = Assembler()
         self._dev = dev
         self._origins = OriginPolicy(settings.allowed_origins, loopback=dev)
@@ -124,6 +130,7 @@ class Application:
         self.readiness.leaving = True
         if self._running is not None:
             self._running.gateway.draining = True
+            self._running.services.roster.draining = True
         sessions = list(self.hub)
         random.shuffle(sessions)
         log.info("node.draining", sessions=len(sessions))
@@ -134,8 +141,7 @@ class Application:
             if ahead > 0:
                 await asyncio.sleep(ahead)
             session.leave(Close.DRAINING, retry_after=random.uniform(*RECONNECT_SECONDS))  # noqa: S311 - jitter
-        while len(self.hub):
-            await asyncio.sleep(0.02)
+        await self.hub.emptied.wait()
 
     def _build_web(self) -> Litestar:
         @asgi(PATH_SEND, copy_scope=False)
@@ -148,8 +154,8 @@ class Application:
 
         # What apps send most takes the short way, past the framework's layers; a browser's request needs its CORS.
         self._lean = {
-            PATH_SEND: lambda scope, receive, send: self._sending.send(scope, receive, send),
-            PATH_BATCH: lambda scope, receive, send: self._sending.send_batch(scope, receive, send),
+            PATH_SEND: send_one.fn,
+            PATH_BATCH: send_batch.fn,
         }
 
         @asgi(PATH_STREAM, copy_scope=False)
@@ -172,10 +178,14 @@ class Application:
                 list_devices,
                 remove_device,
                 stream,
+                *ADMIN_HANDLERS,
                 livez,
                 readyz,
+                metrics,
                 openapi_json,
                 docs,
+                client_asset,
+                *([demo_router()] if self._dev else []),
             ],
             lifespan=[self._live],
             dependencies={
@@ -215,26 +225,36 @@ class Application:
         store = await Store.connect(self.settings)
         try:
             await store.database.use(require_current)
-            services = Services(self.settings, authenticator, self.hub, store)
+            orders = Orders(self.hub, store, authenticator)
+            await orders.obey()  # whoever is denied is so from the first request on
             gateway = Gateway(
                 settings=self.settings, authenticator=authenticator, origins=self._origins, hub=self.hub, store=store
             )
             bridge = Bridge(
                 self.settings.listener_url,
-                self.node,
-                handlers={CHANNEL_WAKE: self._wake, CHANNEL_NOW: self._offer, CHANNEL_ACK: self._confirm},
-                catch_up=lambda: self._catch_up(store),
+                str(self.node),
+                handlers={
+                    CHANNEL_WAKE: lambda payload: self._wake(store, payload),
+                    CHANNEL_NOW: self._offer,
+                    CHANNEL_ACK: self._confirm,
+                    CHANNEL_ORDER: orders.call,
+                },
+                catch_up=lambda: self._catch_up(store, orders),
             )
+            roster = Roster(self.node, self.hub, store, bridge)
+            services = Services(self.settings, authenticator, self.hub, store, roster, orders)
             janitor = Janitor(store)
             tasks = [
                 asyncio.create_task(janitor.run(), name="janitor"),
                 asyncio.create_task(bridge.run(), name="bridge"),
-                asyncio.create_task(self._tick(), name="tick"),
-                asyncio.create_task(self._sweep(store), name="sweep"),
+                asyncio.create_task(self._tick(orders), name="tick"),
+                asyncio.create_task(self._sweep(store, orders), name="sweep"),
+                asyncio.create_task(orders.run(), name="orders"),
+                asyncio.create_task(roster.run(), name="roster"),
             ]
             streaming = Streaming(services, self._origins)
             self._running = _Running(services, gateway, bridge, Sending(services), streaming)
-            log.info("node.started", node=self.node, version=__version__)
+            log.info("node.started", node=str(self.node), version=__version__)
             try:
                 yield
             finally:
@@ -245,13 +265,14 @@ class Application:
             self._running = None
             await store.close()
             await authenticator.close()
-            log.info("node.stopped", node=self.node)
+            log.info("node.stopped", node=str(self.node))
 
-    def _wake(self, payload: str) -> None:
+    def _wake(self, store: Store, payload: str) -> None:
         """Take a wake-up: lines of "user TAB head"."""
         for line in payload.split("\n"):
             user, _, head = line.partition("\t")
             self.hub.wake(user, int(head))
+            store.backlog.touch(user)
 
     def _offer(self, payload: str) -> None:
         """Take a part of the messages that are not stored; offer those that it makes whole."""
@@ -265,8 +286,10 @@ class Application:
         user, device, seq = payload.split("\t")
         self.hub.confirm(user, device, int(seq))
 
-    async def _catch_up(self, store: Store) -> None:
+    async def _catch_up(self, store: Store, orders: Orders) -> None:
         """Compare everyone's head, in pages, with the database's; leave if the database is another one."""
+        store.backlog.miss()
+        await orders.obey()
         epoch = store.mailboxes.epoch
         if await store.mailboxes.read_epoch() != epoch:
             log.warning("epoch.changed", sessions=len(self.hub))
@@ -278,9 +301,10 @@ class Application:
             for user, head in (await store.mailboxes.read_heads(users[start : start + HEADS_PAGE])).items():
                 self.hub.wake(user, head)
 
-    async def _tick(self) -> None:
+    async def _tick(self, orders: Orders) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
+            orders.close_denied()  # whoever was let in while the list was being read
             now = time.monotonic()
             for session in self.hub:
                 try:
@@ -288,18 +312,19 @@ class Application:
                 except Exception:
                     log.exception("session.uninspectable")  # one broken session must not stop the clock of the others
 
-    async def _sweep(self, store: Store) -> None:
+    async def _sweep(self, store: Store, orders: Orders) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, not a secret
             with suppress(NotifyError):
-                await self._catch_up(store)
+                await self._catch_up(store, orders)
 
     async def _check_database(self) -> bool:
         try:
             async with asyncio.timeout(2):
-                return self._running is not None and bool(await self._running.services.store.mailboxes.read_epoch())
+                await self._need_running().services.store.mailboxes.read_heads(())
         except (NotifyError, TimeoutError):
             return False
+        return True
 
     async def _check_schema(self) -> bool:
         try:

@@ -73,6 +73,30 @@ class Identity:
         return scope in self.scopes
 
 
+class DenyList:
+    """Whom an admin has locked out: tokens by their subject or by their `jti`. A copy of what the database holds."""
+
+    def __init__(self) -> None:
+        self._subjects: frozenset[str] = frozenset()
+        self._token_ids: frozenset[str] = frozenset()
+
+    def __len__(self) -> int:
+        return len(self._subjects) + len(self._token_ids)
+
+    def replace(self, entries: Iterable[tuple[str, str]]) -> bool:
+        """Take a new copy, of (`sub` or `jti`, value). Returns whether it denies anybody whom the old one did not."""
+        entries = list(entries)
+        subjects = frozenset(value for kind, value in entries if kind == "sub")
+        token_ids = frozenset(value for kind, value in entries if kind == "jti")
+        grown = not (subjects <= self._subjects and token_ids <= self._token_ids)
+        self._subjects, self._token_ids = subjects, token_ids
+        return grown
+
+    def denies(self, identity: Identity) -> bool:
+        """Tell whether a token that says this is refused."""
+        return identity.subject in self._subjects or identity.token_id in self._token_ids
+
+
 class _Remembered(NamedTuple):
     identity: Identity
     key: Key  # which signed the token: once it is withdrawn, the identity is not believed either
@@ -86,6 +110,7 @@ class Authenticator:
     ) -> None:
         """Check with `keys`, of which it becomes the owner; empty `issuer` and `audience` are not checked."""
         self.keys = keys
+        self.denials = DenyList()
         self._issuer = issuer
         self._audience = audience
         self._clock = clock
@@ -117,6 +142,8 @@ class Authenticator:
             )
         payload, key = found
         identity = self._read_claims(payload)
+        if self.denials.denies(identity):
+            raise InvalidToken("An admin has denied this token.")
         self._remember(token, _Remembered(identity, key))
         return identity
 
@@ -129,7 +156,11 @@ class Authenticator:
         remembered = self._cache.get(digest)
         if remembered is None:
             return None
-        if remembered.key not in self.keys or self._clock() >= remembered.identity.expires_at + LEEWAY:
+        if (
+            remembered.key not in self.keys
+            or self._clock() >= remembered.identity.expires_at + LEEWAY
+            or self.denials.denies(remembered.identity)
+        ):
             del self._cache[digest]
             return None
         self._cache.move_to_end(digest)

@@ -22,13 +22,14 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import structlog
 
+from notify import metrics
 from notify.errors import NotifyError, Unavailable
 
 log = structlog.get_logger()
@@ -71,7 +72,7 @@ class Interrupted(NotifyError):
 
 
 class Refused(Interrupted):
-    """The database can't at the moment (disk full, read-only, shutting down), and says so: nothing of the batch was done."""
+    """The database can't at the moment (disk full, read-only, shutting down) and says so: nothing was done."""
 
 
 def no_keys(_item: object) -> Collection[Hashable]:
@@ -148,6 +149,9 @@ class Lane(Generic[ItemT, ResultT]):
         self._warden: asyncio.Task[None] | None = None
         self._closed = False
         self._owed = 0
+        self._sizes = metrics.BATCH_ITEMS.labels(name)
+        self._seconds = metrics.BATCH_SECONDS.labels(name)
+        metrics.WAITING.labels(name).set_function(lambda: self._owed)
 
     def __len__(self) -> int:
         """Items accepted and not yet answered."""
@@ -177,7 +181,7 @@ class Lane(Generic[ItemT, ResultT]):
         self._parked.clear()
 
     async def submit(self, item: ItemT) -> ResultT:
-        """Carry out an item and return its result; cancelling this never cancels the batch. Raises what `put` and `run` do."""
+        """Carry out an item and return its result. Cancelling this cancels no batch. Raises what `put` and `run` do."""
         return await asyncio.shield(self.put(item))
 
     def put(self, item: ItemT) -> asyncio.Future[ResultT]:
@@ -274,46 +278,47 @@ class Lane(Generic[ItemT, ResultT]):
 
     async def _carry(self, batch: list[_Pending[ItemT, ResultT]]) -> None:
         """Run a batch, dividing it as far as its errors demand. Answers every item, or parks or queues it again."""
-        pause = REPEAT_SECONDS
         work, part = [batch], batch
+        pauses = iter_pauses()
         try:
             while work:
                 part = work.pop()
+                started = time.monotonic()
                 try:
                     results = await self._run([pending.item for pending in part])
-                except Blocked:
-                    work.extend(await self._set_aside(part))
-                except Rejected as error:
-                    part.pop(error.item).fail(error.reason)
-                    if part:
-                        work.append(part)
-                except Poisoned as error:
-                    if len(part) == 1:
-                        part[0].fail(error)
-                    else:
-                        work.extend(halve(part))
                 except Interrupted as error:
                     if self._repeats and not self._closed:
-                        await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
-                        pause = min(pause * 2, REPEAT_LIMIT_SECONDS)
+                        await asyncio.sleep(next(pauses))
                         work.append(part)
                     else:
-                        for pending in part:
-                            pending.fail(error)
+                        fail(part, error)
                 except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for this part must hear of it
-                    for pending in part:
-                        pending.fail(error)
+                    work.extend(await self._divide(part, error))
                 else:
+                    self._seconds.observe(time.monotonic() - started)
+                    self._sizes.observe(len(part))
                     for pending, result in zip(part, results, strict=True):
                         pending.succeed(result)
         except BaseException:  # cancelled, or a fault of ours: nobody may wait for ever
-            for pending in (*part, *(other for rest in work for other in rest)):
-                pending.fail(Unavailable("the service is shutting down; whether this was stored is not known"))
+            for left in (part, *work):
+                fail(left, Unavailable("the service is shutting down; whether this was stored is not known"))
             raise
 
-    async def _set_aside(
-        self, part: list[_Pending[ItemT, ResultT]]
+    async def _divide(
+        self, part: list[_Pending[ItemT, ResultT]], error: Exception
     ) -> Iterable[list[_Pending[ItemT, ResultT]]]:
+        """Fail what can't be helped; return what is worth another try."""
+        if isinstance(error, Blocked):
+            return await self._set_aside(part)
+        if isinstance(error, Rejected):
+            part.pop(error.item).fail(error.reason)
+            return [part] if part else []
+        if isinstance(error, Poisoned) and len(part) > 1:
+            return halve(part)
+        fail(part, error)
+        return []
+
+    async def _set_aside(self, part: list[_Pending[ItemT, ResultT]]) -> Iterable[list[_Pending[ItemT, ResultT]]]:
         """Park whoever waits for a held lock; return the rest, to be tried again."""
         held: set[Hashable] = set()
         try:
@@ -371,6 +376,20 @@ class Lane(Generic[ItemT, ResultT]):
                 else:
                     self._parked.append(pending)
             self._launch()
+
+
+def fail(part: Iterable[_Pending[ItemT, ResultT]], error: BaseException) -> None:
+    """Answer everyone in a part with an error."""
+    for pending in part:
+        pending.fail(error)
+
+
+def iter_pauses() -> Iterator[float]:
+    """Yield the pauses between repetitions: longer and longer, up to a limit, jittered."""
+    pause = REPEAT_SECONDS
+    while True:
+        yield pause * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+        pause = min(pause * 2, REPEAT_LIMIT_SECONDS)
 
 
 def halve(part: list[_Pending[ItemT, ResultT]]) -> list[list[_Pending[ItemT, ResultT]]]:

@@ -20,7 +20,7 @@ from contextlib import suppress
 import asyncpg
 import structlog
 
-from notify import clock
+from notify import clock, metrics
 from notify.errors import NotifyError
 from notify.sql import query
 
@@ -62,6 +62,7 @@ class Bridge:
         self._lost = asyncio.Event()
         self.listening = asyncio.Event()
         """Set while the link is up and caught up with."""
+        self._told_offset = 0.0
         self.reconnects = 0
         self.lag = 0.0
         """Seconds the last heartbeat took."""
@@ -78,7 +79,9 @@ class Bridge:
                 log.warning("bridge.failed", reason=f"{type(error).__name__}: {error}")
             finally:
                 self.listening.clear()
+                metrics.BRIDGE_UP.set(0)
             self.reconnects += 1
+            metrics.BRIDGE_RECONNECTS.inc()
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
             pause = min(pause * 2, high)
 
@@ -88,7 +91,11 @@ class Bridge:
             self._url,
             timeout=CONNECT_SECONDS,
             command_timeout=BEAT_WAIT_SECONDS,
-            server_settings={"application_name": "notify bridge", "tcp_keepalives_idle": "10", "tcp_user_timeout": "10s"},
+            server_settings={
+                "application_name": "notify bridge",
+                "tcp_keepalives_idle": "10",
+                "tcp_user_timeout": "10s",
+            },
         )
         self._lost.clear()
         try:
@@ -98,6 +105,7 @@ class Bridge:
                 await connection.add_listener(channel, self._receive)
             await self._catch_up()
             self.listening.set()
+            metrics.BRIDGE_UP.set(1)
             log.info("bridge.listening", reconnects=self.reconnects)
             while not self._lost.is_set():
                 await self._beat(connection)
@@ -115,11 +123,13 @@ class Bridge:
         self._returned.clear()
         database_now = await connection.fetchval(query("beat"), self._node)
         offset = clock.adjust(database_now, asked_at, clock.system())
-        if abs(offset) > OFFSET_SECONDS:
+        if abs(offset - self._told_offset) > OFFSET_SECONDS:
+            self._told_offset = offset
             log.warning("clock.off", seconds=round(offset, 1))
         async with asyncio.timeout(BEAT_WAIT_SECONDS):
             await self._returned.wait()
         self.lag = time.monotonic() - started
+        metrics.BRIDGE_LAG.set(self.lag)
 
     def _receive(self, _connection: object, _pid: int, channel: str, payload: object) -> None:
         text = str(payload)

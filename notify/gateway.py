@@ -157,7 +157,7 @@ class Gateway:
                     frame = codec.decode(await socket.receive())
             except TimeoutError:
                 raise SessionClosed(Close.UNAUTHENTICATED, "no credentials in time") from None
-            except FrameError as error:
+            except (FrameError, SessionClosed) as error:
                 raise SessionClosed(Close.UNAUTHENTICATED, f"the first frame is no `auth`: {error}") from None
             finally:
                 self._waiting -= 1

@@ -3,9 +3,12 @@
 Keeps invariant 4 from this side: a wake-up for a user reaches that user's sessions and nobody else's.
 """
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Protocol
+from uuid import UUID
 
+from notify.auth import Identity
 from notify.errors import Close
 from notify.frames import WireCodec
 
@@ -20,6 +23,26 @@ class Offer(Protocol):
 
 class Listener(Protocol):
     """What the hub needs of a session. The sessions of sockets and of event streams are two of them."""
+
+    @property
+    def id(self) -> UUID:
+        """Its name in the whole cluster."""
+        ...
+
+    @property
+    def identity(self) -> Identity:
+        """What its token says."""
+        ...
+
+    @property
+    def protocol(self) -> str:
+        """How its frames are written: a WebSocket subprotocol, or `text/event-stream`."""
+        ...
+
+    @property
+    def opened_at(self) -> float:
+        """When it opened, in seconds of time.monotonic()."""
+        ...
 
     @property
     def user(self) -> str:
@@ -52,6 +75,18 @@ class Listener(Protocol):
         ...
 
 
+class Watcher(Protocol):
+    """Who wants to know which sessions come and go."""
+
+    def note_opened(self, session: Listener) -> None:
+        """Learn that a session is here."""
+        ...
+
+    def note_closed(self, session: Listener) -> None:
+        """Learn that it is gone."""
+        ...
+
+
 class Hub:
     """The sessions of this process by user, oldest first."""
 
@@ -59,6 +94,10 @@ class Hub:
         self._max_sessions = max_sessions
         self._sessions: dict[str, list[Listener]] = {}
         self._count = 0
+        self.watcher: Watcher | None = None
+        self.emptied = asyncio.Event()
+        """Set while no session is open."""
+        self.emptied.set()
 
     def __len__(self) -> int:
         """Open sessions."""
@@ -73,7 +112,7 @@ class Hub:
         return list(self._sessions)
 
     def of(self, user: str) -> Sequence[Listener]:
-        """The sessions of one user, oldest first."""
+        """Return the sessions of one user, oldest first."""
         return tuple(self._sessions.get(user, ()))
 
     def add(self, session: Listener) -> None:
@@ -81,6 +120,9 @@ class Hub:
         sessions = self._sessions.setdefault(session.user, [])
         sessions.append(session)
         self._count += 1
+        self.emptied.clear()
+        if self.watcher is not None:
+            self.watcher.note_opened(session)
         for old in sessions[: max(0, len(sessions) - self._max_sessions)]:
             old.leave(Close.TOO_MANY_SESSIONS)
 
@@ -90,6 +132,10 @@ class Hub:
         if session in sessions:
             sessions.remove(session)
             self._count -= 1
+            if not self._count:
+                self.emptied.set()
+            if self.watcher is not None:
+                self.watcher.note_closed(session)
         if not sessions:
             self._sessions.pop(session.user, None)
 

@@ -40,10 +40,11 @@ class Ending(IntEnum):
     CANCELLED = 1
     COLLAPSED = 2
     TRUNCATED = 3
+    REQUEUED = 4
 
 
 class Notification(msgspec.Struct, frozen=True):
-    """One notification as a producer hands it over, checked. `to` holds no user twice; times are the database's to set."""
+    """One notification as a producer hands it over, checked. `to` holds no user twice; the database sets times."""
 
     id: UUID
     producer: str
@@ -57,7 +58,7 @@ class Notification(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One entry as it is fetched. `live` is false for what is over (expired, cancelled, collapsed): passed, never sent."""
+    """One entry as it is fetched. Not `live` is what is over (expired, cancelled, collapsed): passed, never sent."""
 
     seq: int
     kind: Kind
@@ -67,6 +68,7 @@ class Entry(msgspec.Struct, frozen=True):
     producer: str = ""
     codec: Codec = Codec.JSON
     created_at: datetime | None = None
+    queued_at: datetime | None = None
     data: bytes = b""
     target: int | None = None
     seqs: Sequence[int] | None = None

@@ -1,7 +1,7 @@
 """How much a producer may send: a fair share of this process, in recipients a second.
 
-Keeps invariant 8 for producers: one that floods is told to wait (429) before anything of its is accepted, and the others
-don't notice. A token bucket each (https://en.wikipedia.org/wiki/Token_bucket) that holds a second's worth; how many are
+Keeps invariant 8 for producers: one that floods is told to wait (429) before anything of its is accepted, and the
+others don't notice. A token bucket each (https://en.wikipedia.org/wiki/Token_bucket) that holds a second's worth; how many are
 remembered is bounded, since a full bucket is as good as none.
 """
 
@@ -15,7 +15,7 @@ MAX_PRODUCERS = 10_000
 """Buckets kept at most; the producer unseen for longest is forgotten, which at worst gives it a full one."""
 
 BURST_SECONDS = 1.0
-"""How many seconds' worth a bucket holds. A request larger than that passes when the bucket is full, and is paid off after."""
+"""How many seconds' worth a bucket holds. A larger request passes when the bucket is full, and is paid off after."""
 
 
 class Quota:

@@ -24,7 +24,7 @@ import structlog
 from msgspec import UNSET, UnsetType
 
 from notify import clock
-from notify.auth import Identity
+from notify.auth import Identity, Scope
 from notify.batch import Interrupted
 from notify.errors import Close, InvalidToken, NotifyError, Problem, SessionClosed
 from notify.frames import (
@@ -46,7 +46,7 @@ from notify.frames import (
     frame_entry,
 )
 from notify.hub import Hub, Offer
-from notify.model import Page
+from notify.model import Entry, Kind, Page
 from notify.store import Store
 
 log = structlog.get_logger()
@@ -68,7 +68,7 @@ MAX_ANSWERS = 32
 
 
 MAX_FRAMES_PER_SECOND = 200
-"""Frames that are read of one peer in a second; the others wait in its own socket. A client acks every 100 entries or so."""
+"""Frames that are read of one peer in a second; what comes beyond waits in its own socket."""
 
 MAX_OFFERS = 64
 MAX_OFFERED_BYTES = 256 * 1024
@@ -135,10 +135,12 @@ class Session:
         "_offered_bytes",
         "_offers",
         "_opened",
+        "_over",
         "_position",
         "_pump_task",
         "_quiet_since",
         "_retry_after",
+        "_skipped_to",
         "_socket",
         "_store",
         "_unacked_bytes",
@@ -147,6 +149,7 @@ class Session:
         "_writing_since",
         "device",
         "id",
+        "opened_at",
         "user",
     )
 
@@ -166,6 +169,7 @@ class Session:
         self.id = session_id
         self.user = identity.subject
         self.device = device
+        self.opened_at = time.monotonic()
         self._socket = socket
         self._codec = codec
         self._identity = identity
@@ -175,6 +179,7 @@ class Session:
         self._auto_ack = auto_ack
         self._position = 0  # the last seq sent or passed
         self._acked = 0  # what the device's cursor is, or will be once the acks on their way are down
+        self._skipped_to = 0  # so far a client resumed ahead of its cursor: only its own ack says that it has all that
         self._head = 0
         self._window: deque[tuple[int, int]] = deque()  # (seq, bytes) sent and not acknowledged
         self._unacked_bytes = 0
@@ -184,12 +189,23 @@ class Session:
         self._offered_bytes = 0
         self._caught_up = False
         self._opened = False
+        self._over = False  # the goodbye is said, or the peer is gone: nothing is written any more
         self._closing: Close | None = None
         self._retry_after: float | None = None
         self._pump_task: asyncio.Task[None] | None = None
         self._quiet_since = self._frames_since = time.monotonic()
         self._frames = 0
         self._writing_since: float | None = None
+
+    @property
+    def identity(self) -> Identity:
+        """What the token of the moment says."""
+        return self._identity
+
+    @property
+    def protocol(self) -> str:
+        """How its frames are written."""
+        return self._codec.subprotocol
 
     # From the hub
 
@@ -209,7 +225,9 @@ class Session:
 
     def inspect(self, now: float) -> None:
         """Do what is due: ping after silence, leave after the token's end, give up on a peer that does not read."""
-        if self._writing_since is not None:
+        if self._closing is None and self._opened and clock.now() > self._identity.expires_at + LEEWAY_SECONDS:
+            self.leave(Close.TOKEN_EXPIRED)
+        elif self._writing_since is not None:
             patience = STUCK_SECONDS if self._closing is None else GOODBYE_SECONDS
             if now - self._writing_since > patience:
                 if self._closing is None:
@@ -217,13 +235,11 @@ class Session:
                     self._writing_since = now
                 else:
                     self._socket.abort()
-        elif self._opened and clock.now() > self._identity.expires_at + LEEWAY_SECONDS:
-            self.leave(Close.TOKEN_EXPIRED)
-        elif self._opened and now - self._quiet_since >= self._limits.ping_interval:
+        elif self._opened and now - self._quiet_since >= self._limits.ping_interval and not self._answers:
             self._answer(Ping())
 
     def offer(self, message: Offer) -> None:
-        """Send a message that is not stored, unless this session is behind: not yet caught up, or slower than they come."""
+        """Send a message that is not stored, unless this session is not yet caught up, or slower than they come."""
         if self._caught_up and self._closing is None and len(self._offers) < MAX_OFFERS:
             encoded = message.encode(self._codec)
             if self._offered_bytes + len(encoded) <= MAX_OFFERED_BYTES:
@@ -281,6 +297,8 @@ class Session:
             recovered = resume.after <= standing.head and resume.epoch in {None, standing.epoch}
             if recovered:
                 self._position = resume.after
+                if resume.after > standing.cursor and not self._auto_ack:
+                    self._skipped_to = resume.after
         self._head = max(self._head, standing.head)
         self._opened = True
         self._answer(
@@ -350,12 +368,16 @@ class Session:
             raise SessionClosed(Close.UNAUTHENTICATED, str(error)) from None
         if identity.subject != self.user:
             raise SessionClosed(Close.FORBIDDEN, "the token is for another user")
+        if not identity.may(Scope.RECEIVE):
+            raise SessionClosed(Close.FORBIDDEN, f"the token lacks the scope {Scope.RECEIVE}")
         self._identity = identity
         await self._reply(Authenticated(expires_in=self._expires_in()))
 
     async def _reply(self, frame: ServerFrame) -> None:
         """Queue an answer; while too many wait, whoever asks for them waits too."""
         while len(self._answers) >= MAX_ANSWERS:
+            if self._over:
+                raise PeerGone
             self._answers_room = asyncio.Event()
             await self._answers_room.wait()
         self._answer(frame)
@@ -368,15 +390,21 @@ class Session:
         """Take a cumulative ack. Beyond what was sent, or behind what is acknowledged, it means nothing."""
         if seq > self._position:
             return
+        before = len(self._window)
         while self._window and self._window[0][0] <= seq:
             self._unacked_bytes -= self._window.popleft()[1]
-        self._settle()
+        self._store.activity.count_acks(before - len(self._window))
+        if seq >= self._skipped_to:
+            self._skipped_to = 0
+        self._settle(seq)
         if self._position < self._head:
             self._start_pump()
 
-    def _settle(self) -> None:
-        """Move the cursor over everything that is acknowledged or over: up to the first entry still awaiting its ack."""
+    def _settle(self, acked: int = 0) -> None:
+        """Move the cursor over all that is acknowledged or over: up to the first entry still awaiting its ack."""
         settled = self._window[0][0] - 1 if self._window else self._position
+        if self._skipped_to:
+            settled = min(settled, acked)
         if settled > self._acked:
             self._acked = settled
             self._store.mailboxes.ack(self.user, self.device, settled)
@@ -384,14 +412,16 @@ class Session:
     # The pump
 
     def _start_pump(self, *, force: bool = False) -> None:
-        if self._pump_task is None and (self._opened or force):
+        if self._pump_task is None and not self._over and (self._opened or force):
             self._pump_task = asyncio.get_running_loop().create_task(self._pump(), name="session pump")
 
     async def _pump(self) -> None:
         """Write until there is nothing left to write."""
+        over = True
         try:
             while await self._pump_once():
                 pass
+            over = self._closing is not None
         except PeerGone:
             self._socket.abort()
         except NotifyError as error:
@@ -404,6 +434,9 @@ class Session:
             self._socket.abort()
         finally:
             self._pump_task = None
+            self._over = over
+            if over and self._answers_room is not None:
+                self._answers_room.set()
 
     async def _pump_once(self) -> bool:
         """Do the most urgent thing there is to do. Returns whether there was one."""
@@ -451,12 +484,20 @@ class Session:
                         self._unacked_bytes += len(message)
                     self._position = entry.seq
                     await self._write(message)
+                    self._count(entry)
                     continue
             self._position = entry.seq
         if page.complete and not page.entries:
             self._position = max(self._position, page.head)
         if not self._window:
             self._settle()
+
+    def _count(self, entry: Entry) -> None:
+        if entry.kind is Kind.NOTIFICATION and entry.queued_at is not None:
+            live = self._caught_up  # what waited for its user says nothing about how fast this service is
+            self._store.activity.count_delivery(clock.now() - entry.queued_at.timestamp() if live else None)
+            if self._auto_ack:
+                self._store.activity.count_acks(1)
 
     async def _write_answers(self) -> None:
         while self._answers:

@@ -52,7 +52,9 @@ class Settings(BaseSettings):
     )
 
     retention: int = Field(default=30 * DAY, ge=60, description="Seconds a stored notification is kept.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The least level logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least level logged."
+    )
     log_format: Literal["json", "console"] = Field(default="json", description="How a log line is written.")
 
     max_data_bytes: int = Field(default=64 * KIB, ge=1, description="Bytes of one notification's encoded `data`.")

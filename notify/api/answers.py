@@ -8,6 +8,7 @@ import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 
+from notify import metrics
 from notify.batch import Blocked, Interrupted, Poisoned
 from notify.errors import InvalidRequest, MethodNotAllowed, NotFound, Problem, Unavailable
 
@@ -51,7 +52,14 @@ def describe(problem: Problem) -> dict[str, object]:
 
 
 def recognize(error: Exception) -> Problem:
-    """Return the problem that an exception is to the person who called."""
+    """Return the problem that an exception is to the person who called, and count it."""
+    problem = name_problem(error)
+    metrics.REFUSED.labels(problem.status).inc()
+    return problem
+
+
+def name_problem(error: Exception) -> Problem:
+    """Return the problem that an exception is."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, NotFoundException):

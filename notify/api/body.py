@@ -25,7 +25,7 @@ _PLACE = re.compile(r" - at `(?:key in )?\$(?P<path>[^`]*)`$")
 _STEP = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>[^\]]*)\]")
 
 
-class ClientGone(Exception):  # noqa: N818 - an event, not an error: nobody is left to hear of it
+class ClientGone(Exception):
     """The client closed the connection before its request was complete."""
 
 
@@ -78,11 +78,15 @@ class BodyReader(Generic[StructT]):
         try:
             return self._json.decode(body) if codec is Codec.JSON else self._msgpack.decode(body)
         except msgspec.ValidationError as error:
-            raise InvalidRequest("the body is not what this path takes", errors=self._diagnose(body, codec, error)) from None
+            raise InvalidRequest(
+                "the body is not what this path takes", errors=self._diagnose(body, codec, error)
+            ) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidRequest(f"the body can't be read: {error}", errors=[FieldError("", str(error))]) from None
         except RecursionError:
-            raise InvalidRequest("the body is nested too deeply", errors=[FieldError("", "nested too deeply")]) from None
+            raise InvalidRequest(
+                "the body is nested too deeply", errors=[FieldError("", "nested too deeply")]
+            ) from None
 
     def _diagnose(self, body: bytes, codec: Codec, error: msgspec.ValidationError) -> Sequence[FieldError]:
         try:
@@ -93,37 +97,48 @@ class BodyReader(Generic[StructT]):
 
 
 def find_errors(value: object, kind: Any, pointer: str, checks: Checks) -> Sequence[FieldError]:
-    """Return every bad field of `value`, which should be a `kind`: a Struct, a list of Structs, or anything else."""
+    """Return every bad field of `value`, which should be a `kind`: a Struct, a list, or anything else."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        if not isinstance(value, dict):
-            return [FieldError(pointer, "must be an object")]
-        found: list[FieldError] = []
-        fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
-        for name, field in fields.items():
-            if name in value:
-                place = f"{pointer}/{name}"
-                found.extend(find_errors(value[name], field.type, place, checks))
-                found.extend(checks[name](value[name], place) if name in checks else ())
-            elif field.required:
-                found.append(FieldError(f"{pointer}/{name}", "is required"))
-        found.extend(FieldError(f"{pointer}/{escape(name)}", "is not known here") for name in value if name not in fields)
-        return found
+        return find_struct_errors(value, kind, pointer, checks)
     inner = list_element(kind)
-    if inner is not None and isinstance(value, list):
-        errors: list[FieldError] = []
-        for at, item in enumerate(value):
-            errors.extend(find_errors(item, inner, f"{pointer}/{at}", checks))
-            if len(errors) >= MAX_ERRORS:
-                break
-        if errors:
-            return errors
-    if kind is msgspec.Raw or getattr(kind, "__origin__", None) is msgspec.Raw:
+    if inner is not None and isinstance(value, list) and (errors := find_list_errors(value, inner, pointer, checks)):
+        return errors
+    if kind is msgspec.Raw or get_origin(kind) is msgspec.Raw:
         return []
     try:
         msgspec.convert(value, kind, builtin_types=())
     except msgspec.ValidationError as error:
         return [locate(error, pointer)]
     return []
+
+
+def find_struct_errors(
+    value: object, kind: type[msgspec.Struct], pointer: str, checks: Checks
+) -> Sequence[FieldError]:
+    """Return every bad field of an object, what is missing and what is not known included."""
+    if not isinstance(value, dict):
+        return [FieldError(pointer, "must be an object")]
+    found: list[FieldError] = []
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    for name, field in fields.items():
+        if name in value:
+            place = f"{pointer}/{name}"
+            found.extend(find_errors(value[name], field.type, place, checks))
+            found.extend(checks[name](value[name], place) if name in checks else ())
+        elif field.required:
+            found.append(FieldError(f"{pointer}/{name}", "is required"))
+    found.extend(FieldError(f"{pointer}/{escape(name)}", "is not known here") for name in value if name not in fields)
+    return found
+
+
+def find_list_errors(value: list[object], inner: Any, pointer: str, checks: Checks) -> Sequence[FieldError]:
+    """Return the bad elements of a list, MAX_ERRORS of them or a few more."""
+    found: list[FieldError] = []
+    for at, item in enumerate(value):
+        found.extend(find_errors(item, inner, f"{pointer}/{at}", checks))
+        if len(found) >= MAX_ERRORS:
+            break
+    return found
 
 
 def list_element(kind: Any) -> Any:

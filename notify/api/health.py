@@ -8,6 +8,14 @@ from litestar.di import NamedDependency
 
 from notify.api.described import Answer, describe
 from notify.api.readiness import Readiness
+from notify.metrics import render
+
+
+@get("/metrics", summary="Counters for Prometheus", tags=["Operators"], media_type="text/plain")
+async def metrics() -> Response[bytes]:
+    """Return this process's metrics. Open to whoever reaches it: keep it inside."""
+    text, media_type = render()
+    return Response(text, media_type=media_type)
 
 
 class Health(msgspec.Struct, frozen=True):

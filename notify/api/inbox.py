@@ -19,7 +19,6 @@ from notify.errors import FieldError, InvalidRequest, NotFound
 from notify.frames import Seq, Seqs
 from notify.gateway import DEFAULT_DEVICE
 from notify.model import Codec, is_identifier
-from notify.store.mailboxes import Ack
 
 
 class InboxNotification(msgspec.Struct, frozen=True):
@@ -159,7 +158,7 @@ async def acknowledge(request: Request[Any, Any, Any], services: NamedDependency
     if not is_identifier(ack.device):
         detail = "must have 1 to 255 characters, none a control character"
         raise InvalidRequest(f"device {detail}", errors=[FieldError("/device", detail)])
-    await services.store.mailboxes.acking.submit(Ack(identity.subject, ack.device, ack.seq))
+    await services.store.mailboxes.acknowledge(identity.subject, ack.device, ack.seq)
     await services.store.inbox.announce_ack(identity.subject, ack.device, ack.seq)
 
 
@@ -173,7 +172,9 @@ async def list_devices(request: Request[Any, Any, Any], services: NamedDependenc
 
 
 @delete("/v1/inbox/devices/{device:str}", summary="Remove one of one's devices", tags=["Front ends"])
-async def remove_device(request: Request[Any, Any, Any], services: NamedDependency[Services], device: FromPath[str]) -> None:
+async def remove_device(
+    request: Request[Any, Any, Any], services: NamedDependency[Services], device: FromPath[str]
+) -> None:
     """Forget a device. What it acknowledged stays acknowledged; if it comes back it is new."""
     identity = await identify(request, services)
     if not await services.store.inbox.remove_device(identity.subject, read_segment(device, "device")):

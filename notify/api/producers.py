@@ -180,7 +180,9 @@ class Sending:
             except KeyTaken as error:
                 known = None if error.in_flight else await self._recall(incoming, digest)
                 if known is None:
-                    raise InFlight("a request with this Idempotency-Key is being answered; try again in a moment") from None
+                    raise InFlight(
+                        "a request with this Idempotency-Key is being answered; try again in a moment"
+                    ) from None
                 return known
         recipients = sum(len(n.to) for n in notifications)
         store.activity.count_send(incoming.producer, len(notifications), recipients)

@@ -70,7 +70,7 @@ class SendRequest(msgspec.Struct, forbid_unknown_fields=True):
     """One notification to send, to users or to a topic."""
 
     type: NotificationType
-    # No constraints in here: msgspec 0.22 frees a pattern twice in a union with a list. `check_recipients` has the rule.
+    # No constraints in here: msgspec 0.22 frees a pattern in a union with a list twice. See `check_recipients`.
     to: Annotated[str | list[str], Meta(description="A user id, or a list of them.")] | UnsetType = UNSET
     topic: TopicName | UnsetType = UNSET
     data: Annotated[Raw, Meta(description="Any JSON value; handed on as it came.")] = NULL
@@ -122,7 +122,9 @@ class Checker:
         self._check_combination(request, pointer)
         data = NULLS[self._codec] if request.data is NULL else bytes(request.data)
         self._check_data(data, f"{pointer}/data")
-        deliver_at = None if request.deliver_at is UNSET else self._check_time(request.deliver_at, f"{pointer}/deliver_at")
+        deliver_at = (
+            None if request.deliver_at is UNSET else self._check_time(request.deliver_at, f"{pointer}/deliver_at")
+        )
         return Notification(
             id=mint_id(),
             producer=self._producer,
@@ -147,9 +149,13 @@ class Checker:
             self._errors.append(FieldError(f"{pointer}/topic", "can't go together with `to`"))
         if request.ttl == 0:
             if request.collapse_key is not UNSET:
-                self._errors.append(FieldError(f"{pointer}/collapse_key", "can't go together with `ttl: 0`: nothing waits"))
+                self._errors.append(
+                    FieldError(f"{pointer}/collapse_key", "can't go together with `ttl: 0`: nothing waits")
+                )
             if request.deliver_at is not UNSET:
-                self._errors.append(FieldError(f"{pointer}/deliver_at", "can't go together with `ttl: 0`: it is now or never"))
+                self._errors.append(
+                    FieldError(f"{pointer}/deliver_at", "can't go together with `ttl: 0`: it is now or never")
+                )
 
     async def _find_recipients(self, request: SendRequest, pointer: str) -> Sequence[str]:
         limit = self._settings.max_recipients
@@ -174,7 +180,11 @@ class Checker:
         limit = self._settings.max_data_bytes
         if len(data) > limit:
             raise TooLarge(f"{pointer} has {len(data)} bytes; at most {limit} are taken")
-        wrong = check_json(data, max_bytes=limit) if self._codec is Codec.JSON else check_value(msgspec.msgpack.decode(data))
+        wrong = (
+            check_json(data, max_bytes=limit)
+            if self._codec is Codec.JSON
+            else check_value(msgspec.msgpack.decode(data))
+        )
         if wrong:
             self._errors.append(FieldError(pointer, wrong))
 

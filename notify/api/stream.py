@@ -79,7 +79,7 @@ class EventStream:
             pass
         raise PeerGone
 
-    async def close(self, close: Close) -> None:
+    async def close(self, _close: Close) -> None:
         """End the response; why was in the `disconnect` event. Idempotent."""
         if self._closed:
             return

@@ -27,14 +27,18 @@ class Subscribers(msgspec.Struct, frozen=True):
 
 
 @put("/v1/topics/{topic:str}/subscribers/{user:str}", status_code=204, summary="Subscribe a user", tags=["Apps"])
-async def subscribe(request: Request[Any, Any, Any], services: NamedDependency[Services], topic: FromPath[str], user: FromPath[str]) -> None:
+async def subscribe(
+    request: Request[Any, Any, Any], services: NamedDependency[Services], topic: FromPath[str], user: FromPath[str]
+) -> None:
     """Subscribe a user to a topic. Twice is once."""
     await require(services.authenticator, request.headers.get("authorization"), Scope.SEND)
     await services.store.topics.subscribe(read_segment(topic, "topic"), read_segment(user, "user"))
 
 
 @delete("/v1/topics/{topic:str}/subscribers/{user:str}", summary="Unsubscribe a user", tags=["Apps"])
-async def unsubscribe(request: Request[Any, Any, Any], services: NamedDependency[Services], topic: FromPath[str], user: FromPath[str]) -> None:
+async def unsubscribe(
+    request: Request[Any, Any, Any], services: NamedDependency[Services], topic: FromPath[str], user: FromPath[str]
+) -> None:
     """Take a user off a topic. Idempotent."""
     await require(services.authenticator, request.headers.get("authorization"), Scope.SEND)
     await services.store.topics.unsubscribe(read_segment(topic, "topic"), read_segment(user, "user"))

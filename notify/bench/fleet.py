@@ -27,7 +27,7 @@ class Fleet:
     """Loader processes that share one target. A context manager: leaving it ends them all."""
 
     def __init__(self, target: Target, shapes: Sequence[Shape], watch: Callable[[], None] = lambda: None) -> None:
-        """Describe a fleet, one process for each shape. `watch` is called a few times a second while an order is running."""
+        """Describe a fleet, a process for each shape. `watch` is called a few times a second while an order runs."""
         self._target = target
         self.shapes = shapes
         self._watch = watch
@@ -69,7 +69,7 @@ class Fleet:
         return [total // loaders + (place < total % loaders) for place in range(loaders)]
 
     def order(self, orders: Sequence[Order], *, seconds: float) -> Tally:
-        """Give each loader its order, wait for all, and return the sum. Raises LoadError, at the latest after `seconds`."""
+        """Give each loader its order, wait for all, return the sum. Raises LoadError, at the latest after `seconds`."""
         for pipe, order in zip(self._pipes, orders, strict=True):
             pipe.send(order)
         answers: dict[int, Tally] = {}

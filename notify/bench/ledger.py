@@ -1,7 +1,7 @@
 """What was sent, what arrived: the books of one loader.
 
-Keeps the promise that nothing is lost unnoticed: every notification has a number, and what was accepted and never arrived,
-arrived twice, or came behind a greater seq is counted.
+Keeps the promise that nothing is lost unnoticed: every notification has a number, and what was accepted and never
+arrived, arrived twice, or came behind a greater seq is counted.
 """
 
 import asyncio
@@ -77,6 +77,11 @@ class Ledger:
         self.latencies = array("d")
         self.lateness = array("d")
         self.last_delivery = 0
+
+    def resume(self) -> None:
+        """Begin a phase that delivers what the one before stored."""
+        self.tally = Tally(accepted=self.tally.accepted)
+        self.latencies = array("d")
 
     def number(self, count: int) -> int:
         """Return the first of `count` new numbers."""

@@ -7,17 +7,18 @@ import asyncio
 import random
 import signal
 import ssl
-import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, TypeAlias
 
 import uvloop
 
 from notify.auth import mint
 from notify.bench.ledger import NANOSECONDS_PER_MILLISECOND, Ledger, Tally
 from notify.bench.orders import Connect, Drop, Order, Pace, Press, Queue, Return, Shape, Target, Watch
+from notify.bench.pace import Pacer
 from notify.bench.wire import LOST, Device, Sender, request_head, upgrade_request
 
 SETTLE_SECONDS = 10.0
@@ -33,16 +34,22 @@ TTL = 600
 """Seconds that the loader's notifications stay valid: longer than any run, and then they are out of the way."""
 
 TOKEN_SECONDS = 7_200
-MAX_PACED_SENDERS = 128
-"""Connections that a paced phase opens at most; beyond it sends wait, and their latency counts the wait."""
+PACED_SENDERS = 8
+"""Connections that a paced phase begins with."""
 
 QUEUE_BATCH = 500
 """Notifications a request when a backlog is stored."""
 
 QUEUE_CONNECTIONS = 4
+QUEUE_SECONDS = 60.0
+"""How long storing a backlog may take."""
+
 PRODUCER = "notify-bench"
 OK = range(200, 300)
 BUSY = {429, 503}
+
+Request: TypeAlias = tuple[int, int, bytes]
+"""The number of its first notification, how many there are, and the body."""
 
 
 class Loader:
@@ -89,12 +96,15 @@ class Loader:
 
     async def obey(self, order: Order) -> Tally:
         """Carry out an order and return what came of it."""
-        self._ledger.open()
+        if isinstance(order, Return):
+            self._ledger.resume()
+        else:
+            self._ledger.open()
         cpu, started = time.process_time(), time.monotonic()
         self._ledger.tally.started = started
         match order:
             case Connect():
-                await self._connect(self._devices[: order.count], order.at_once)
+                self._ledger.tally.accepted = await self._connect(self._devices[: order.count], order.at_once)
             case Drop():
                 await self._drop(self._devices[: order.count])
             case Pace():
@@ -105,8 +115,9 @@ class Loader:
                 await self._queue(order)
             case Return():
                 await self._connect(self._devices[: order.count], order.at_once)
+                await self._ledger.settle(SETTLE_SECONDS)
             case Watch():
-                await self._watch(order.frames)
+                await self._watch(order)
         tally = self._ledger.close()
         now = time.monotonic()
         tally.ended = self._ledger.last_delivery / 1e9 or now
@@ -131,27 +142,27 @@ class Loader:
             server_hostname=target.host.rpartition(":")[0] or target.host if target.tls else None,
         )
 
-    async def _connect(self, devices: Sequence[Device], at_once: int) -> None:
-        """Connect whoever is not, and wait until everybody's backlog is through. `accepted` counts those it worked for."""
+    async def _connect(self, devices: Sequence[Device], at_once: int) -> int:
+        """Connect whoever is not, and wait until everybody's backlog is through. Returns for how many it worked."""
         waiting = iter([device for device in devices if not device.connected])
+        connected = 0
 
         async def work() -> None:
+            nonlocal connected
             for device in waiting:
                 if await self._connect_one(device):
-                    self._ledger.tally.accepted += 1
+                    connected += 1
                 else:
                     self._ledger.tally.failed += 1
 
         async with asyncio.TaskGroup() as group:
             for _ in range(at_once):
                 group.create_task(work())
+        return connected
 
     async def _connect_one(self, device: Device) -> bool:
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         device.caught_up = lambda caught_up: None if done.done() else done.set_result(caught_up)
-        if device.witness is None:
-            device.caught_up = None
-            done.set_result(True)  # a floor's socket says nothing
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
                 await self._open(device)
@@ -166,26 +177,34 @@ class Loader:
             for device in devices:
                 device.drop()
             async with asyncio.timeout(SETTLE_SECONDS):
-                while any(device.connected for device in devices):
+                while any(device.connected for device in devices):  # noqa: ASYNC110 - each ends by itself; nobody counts
                     await asyncio.sleep(0.01)
         finally:
             self._dropping = False
 
-    async def _watch(self, frames: int) -> None:
-        """Wait until the sockets have received so many frames since their connect."""
+    async def _watch(self, order: Watch) -> None:
+        """Have a floor server push, and wait until everything has arrived."""
+        [sender] = await self._need_senders(1)
+        before = sum(device.frames for device in self._devices)
+        sender.post(request_head(order.path, self._target.host, self._token), b"", lambda _status, _body: None)
         async with asyncio.timeout(SETTLE_SECONDS):
-            while sum(device.frames for device in self._devices) < frames:
-                await asyncio.sleep(0.002)
+            # An event would have to be looked at with each frame, and what is measured is what a frame costs.
+            while sum(device.frames for device in self._devices) < before + order.frames:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
 
     # Sending
 
     async def _need_senders(self, count: int) -> Sequence[Sender]:
         self._senders = [sender for sender in self._senders if sender.connected]
         while len(self._senders) < count:
-            sender = Sender()
-            await self._open(sender)
-            self._senders.append(sender)
+            await self._add_sender()
         return self._senders[:count]
+
+    async def _add_sender(self) -> Sender:
+        sender = Sender()
+        await self._open(sender)
+        self._senders.append(sender)
+        return sender
 
     def _judge(self, status: int, first: int, count: int) -> bool:
         """Book an answer. Returns whether the service wants a pause."""
@@ -198,87 +217,45 @@ class Loader:
         return status in BUSY or status == LOST
 
     async def _pace(self, order: Pace) -> None:
-        """Open loop: what is due goes out, however the answers come; a send that finds no free connection waits, and it counts."""
-        loop = asyncio.get_running_loop()
-        free = list(await self._need_senders(8))
-        opened = len(free)
-        opening: set[asyncio.Task[None]] = set()
-        overdue: list[int] = []
+        """Send at a rate; see Pacer."""
         head = request_head(order.path, self._target.host, self._token)
-        total = max(1, round(order.rate * order.seconds))
-        answered = 0
-        finished = asyncio.Event()
         users = [device.user for device in self._devices if device.connected]
 
-        def fire(due: int) -> None:
-            if free:
-                start(free.pop(), due)
-                return
-            overdue.append(due)
-            if opened + len(opening) < MAX_PACED_SENDERS:
-                task = loop.create_task(add_sender())
-                opening.add(task)
-                task.add_done_callback(opening.discard)
-
-        async def add_sender() -> None:
-            nonlocal opened
-            sender = Sender()
-            await self._open(sender)
-            self._senders.append(sender)
-            opened += 1
-            release(sender)
-
-        def start(sender: Sender, due: int) -> None:
+        def send(sender: Sender, due: int, answered: Callable[[], None]) -> None:
             number = self._ledger.number(1)
 
             def take(status: int, _body: bytes) -> None:
-                nonlocal answered
                 self._judge(status, number, 1)
-                answered += 1
-                if answered >= total:
-                    finished.set()
-                release(sender)
+                answered()
 
             sender.post(head, self._make_body(random.choice(users), number, due), take)  # noqa: S311 - load, not a secret
             self._ledger.lateness.append((time.monotonic_ns() - due) / NANOSECONDS_PER_MILLISECOND)
 
-        def release(sender: Sender) -> None:
-            if not sender.connected:
-                return
-            if overdue:
-                start(sender, overdue.pop(0))
-            else:
-                free.append(sender)
-
-        clock = Clock(order.start, order.rate, total, loop, fire)
-        try:
-            async with asyncio.timeout(order.start - time.monotonic() + order.seconds + SETTLE_SECONDS):
-                await finished.wait()
-        except TimeoutError:
-            self._ledger.tally.failed += total - answered
-        finally:
-            clock.stop()
-            for task in opening:
-                task.cancel()
+        total = max(1, round(order.rate * order.seconds))
+        pacer = Pacer(await self._need_senders(PACED_SENDERS), total, send=send, open_sender=self._add_sender)
+        await pacer.run(order.start, order.rate, order.seconds + SETTLE_SECONDS)
+        self._ledger.tally.failed += pacer.unanswered
         self._ledger.tally.started = order.start
         await self._ledger.settle(SETTLE_SECONDS)
 
     async def _press(self, order: Press) -> None:
-        """Closed loop: a connection sends its next request when the last one is answered."""
+        """Send as fast as answers come: a closed loop."""
         head = request_head(order.path, self._target.host, self._token)
-        users = [device.user for device in self._devices if device.connected] or [device.user for device in self._devices]
+        users = [device.user for device in self._devices if device.connected] or [
+            device.user for device in self._devices
+        ]
         end = time.monotonic() + order.seconds
 
-        def make() -> tuple[int, bytes]:
+        def make() -> Request:
             first = self._ledger.number(order.batch)
             due = time.monotonic_ns()
             if order.batch == 1:
-                return first, self._make_body(random.choice(users), first, due)  # noqa: S311 - load, not a secret
+                return first, 1, self._make_body(random.choice(users), first, due)  # noqa: S311 - load, not a secret
             chosen = random.choices(users, k=order.batch)  # noqa: S311 - the same
             parts = [self._make_body(user, first + place, due) for place, user in enumerate(chosen)]
-            return first, b'{"notifications":[%b]}' % b",".join(parts)
+            return first, order.batch, b'{"notifications":[%b]}' % b",".join(parts)
 
-        await self._drive(order.connections, head, make, order.batch, lambda: time.monotonic() < end, order.seconds)
+        await self._drive(order.connections, head, make, lambda: time.monotonic() < end, order.seconds)
         await self._ledger.settle(SETTLE_SECONDS if self._devices[0].witness else 0)
 
     async def _queue(self, order: Queue) -> None:
@@ -287,25 +264,19 @@ class Loader:
         pending = iter([device.user for _ in range(order.each) for device in self._devices[: order.count]])
         left = order.count * order.each
 
-        def make() -> tuple[int, bytes]:
+        def make() -> Request:
             nonlocal left
-            users = [user for user, _ in zip(pending, range(min(QUEUE_BATCH, left)), strict=False)]
+            users = list(islice(pending, QUEUE_BATCH))
             left -= len(users)
             first = self._ledger.number(len(users))
             due = time.monotonic_ns()
             parts = [self._make_body(user, first + place, due) for place, user in enumerate(users)]
-            return first, b'{"notifications":[%b]}' % b",".join(parts)
+            return first, len(users), b'{"notifications":[%b]}' % b",".join(parts)
 
-        await self._drive(QUEUE_CONNECTIONS, head, make, QUEUE_BATCH, lambda: left > 0, 60.0)
+        await self._drive(QUEUE_CONNECTIONS, head, make, lambda: left > 0, QUEUE_SECONDS)
 
-    async def _drive(  # noqa: PLR0913 - a loop with all that it varies in
-        self,
-        connections: int,
-        head: bytes,
-        make: Callable[[], tuple[int, bytes]],
-        count: int,
-        more: Callable[[], bool],
-        seconds: float,
+    async def _drive(
+        self, connections: int, head: bytes, make: Callable[[], Request], more: Callable[[], bool], seconds: float
     ) -> None:
         """Keep connections busy with what `make` makes while there is `more`."""
         loop = asyncio.get_running_loop()
@@ -320,7 +291,7 @@ class Loader:
                 if not working:
                     finished.set()
                 return
-            first, body = make()
+            first, count, body = make()
 
             def take(status: int, _body: bytes) -> None:
                 if self._judge(status, first, count):
@@ -347,33 +318,6 @@ class Loader:
             sender.close()
 
 
-class Clock:
-    """Calls `fire` with each due time. A thread: an event loop's own timers are a millisecond late."""
-
-    def __init__(
-        self, start: float, rate: float, total: int, loop: asyncio.AbstractEventLoop, fire: Callable[[int], None]
-    ) -> None:
-        self._stopped = False
-        self._thread = threading.Thread(target=self._run, args=(start, rate, total, loop, fire), daemon=True)
-        self._thread.start()
-
-    def _run(
-        self, start: float, rate: float, total: int, loop: asyncio.AbstractEventLoop, fire: Callable[[int], None]
-    ) -> None:
-        for place in range(total):
-            due = start + place / rate
-            ahead = due - time.monotonic()
-            if ahead > 0:
-                time.sleep(ahead)
-            if self._stopped:
-                return
-            loop.call_soon_threadsafe(fire, int(due * 1e9))
-
-    def stop(self) -> None:
-        """Fire no more."""
-        self._stopped = True
-
-
 async def serve(pipe: "Connection[Any, Any]", target: Target, shape: Shape) -> None:
     """Take orders until the pipe closes."""
     loop = asyncio.get_running_loop()
@@ -381,10 +325,14 @@ async def serve(pipe: "Connection[Any, Any]", target: Target, shape: Shape) -> N
     receive: Callable[[], Awaitable[Order | None]] = lambda: loop.run_in_executor(None, receive_order, pipe)  # noqa: E731
     try:
         while (order := await receive()) is not None:
+            answer: Tally | RuntimeError
             try:
-                pipe.send(await loader.obey(order))
+                answer = await loader.obey(order)
             except Exception as error:  # noqa: BLE001 - whatever it is, the command must hear of it
-                pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))
+                answer = RuntimeError(f"{type(error).__name__}: {error}")
+            pipe.send(answer)
+    except BrokenPipeError:
+        return  # the command is gone
     finally:
         loader.close()
 

@@ -80,9 +80,10 @@ class Return:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Count the text frames that arrive at the sockets until there are `frames`; nothing is decoded."""
+    """POST to `path`, which makes a floor server push, and count the sockets' text frames until there are `frames`."""
 
     frames: int
+    path: str
 
 
 Order = Connect | Drop | Pace | Press | Queue | Return | Watch

@@ -1,8 +1,8 @@
 """The loader's two connections: HTTP/1.1 for sending, WebSocket for receiving. Both as cheap as Python allows.
 
-A loader shares its machine with the service it measures, so whatever it costs is missing there. Hence no library between
-the socket and the counters: one request at a time on a connection, whole answers with a Content-Length, unfragmented
-text frames; what the service sends beyond that ends the connection and is counted as a failure.
+A loader shares its machine with the service it measures, so whatever it costs is missing there. Hence no library
+between the socket and the counters: one request at a time on a connection, whole answers with a Content-Length,
+unfragmented text frames; what the service sends beyond that ends the connection and is counted as a failure.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ CLIENT_CLOSE = 0x88
 CLIENT_PONG = 0x8A
 MASKED = 0x80
 NO_MASK = b"\0\0\0\0"
-"""A mask that changes nothing (RFC 6455, section 5.3): masks protect proxies from scripts of browsers, and this is none."""
+"""A mask that changes nothing (RFC 6455, section 5.3): masks protect proxies from scripts in browsers."""
 
 TEXT, CLOSE, PING = 0x1, 0x8, 0x9
 LENGTH_16, LENGTH_64 = 126, 127
@@ -167,7 +167,7 @@ class Device(asyncio.Protocol):
         self.frames = 0
         """Text frames received on the current connection."""
         self.caught_up: Callable[[bool], None] | None = None
-        """Called once, when the service says that the backlog is through, or with False when the connection ends before."""
+        """Called once: when the service says that the backlog is through, or with False when the connection ends."""
         self.gone: Callable[[], None] | None = None
         """Called when a connection that was open ends."""
         self._request = request
@@ -203,6 +203,8 @@ class Device(asyncio.Protocol):
                 return
             self._open = True
             data = data[end + 4 :]
+            if self.witness is None:
+                self._tell(caught_up=True)  # a floor's socket says nothing more
         self._read_frames(data)
         if self.seq > self._acked:
             self._acked = self.seq

@@ -1,8 +1,8 @@
 """The command line: `notify …` (contract, section 1).
 
 The promise kept here: exit code 0 for success, 1 for failure, 2 for wrong usage; and whatever goes wrong is one line on
-standard error that says what to do, without a traceback. One file a group of commands, loaded only when it is asked for,
-so that `notify send` does not wait for a web framework to be imported.
+standard error that says what to do, without a traceback. One file a group of commands, loaded only when it is asked
+for, so that `notify send` does not wait for a web framework to be imported.
 """
 
 import os
@@ -24,6 +24,7 @@ COMMANDS = {
     "token": "notify.cli.tokens",
     "send": "notify.cli.clients",
     "listen": "notify.cli.clients",
+    "bench": "notify.bench.command",
     "openapi": "notify.cli.reference",
 }
 """Each command and the module that has it, under its own name."""
@@ -44,9 +45,7 @@ class Commands(click.RichGroup):
         return command
 
 
-@click.group(
-    cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True
-)
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
 @click.version_option(__version__, prog_name="notify")
 @click.pass_context
 def root(ctx: click.Context) -> None:

@@ -22,7 +22,7 @@ class ClientSettings(BaseSettings):
     token: SecretStr = Field(default=SecretStr(""), description="Who is calling: what `notify token` prints.")
 
 
-def read_settings(**overrides: Any) -> Settings:  # noqa: ANN401 - whatever a setting may be
+def read_settings(**overrides: Any) -> Settings:
     """Return the settings of the environment and `.env`, with `overrides`. Raises ConfigurationError."""
     try:
         return Settings(**overrides)

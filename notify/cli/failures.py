@@ -11,6 +11,8 @@ USAGE = 2
 
 def describe_failure(error: Exception) -> tuple[str, int]:
     """Return the line and the exit code for `error`. The line never holds a token or a secret."""
+    while isinstance(error, ExceptionGroup):  # whatever a task group wraps: the first is what went wrong
+        error = error.exceptions[0]
     match error:
         case click.UsageError():
             path = error.ctx.command_path if error.ctx else "notify"

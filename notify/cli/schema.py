@@ -19,7 +19,7 @@ ANSWER_SECONDS = 10.0
 """How long one short statement may take."""
 
 
-class Pending(NotifyError):  # noqa: N818 - named by what is the case
+class Pending(NotifyError):
     """The database lacks migrations."""
 
 
@@ -27,7 +27,7 @@ class Pending(NotifyError):  # noqa: N818 - named by what is the case
 @click.option("--check", is_flag=True, help="Change nothing; exit with 1 if any migration is pending.")
 @click.option(
     "--new-epoch", is_flag=True,
-    help="After restoring a snapshot: tell every client that numbering starts anew. (A failover or point-in-time restore is noticed by itself.)",
+    help="After restoring a snapshot, which looks like the original: tell every client that numbering starts anew.",
 )  # fmt: skip
 def migrate(*, check: bool, new_epoch: bool) -> None:
     """Apply the migrations that the database lacks, one at a time, under a lock."""

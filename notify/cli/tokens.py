@@ -6,7 +6,7 @@ import rich_click as click
 
 from notify.auth import mint, mint_with_key
 from notify.cli.configuration import DATA_DIR, read_settings
-from notify.cli.secrets import find_secret
+from notify.cli.secret import find_secret
 from notify.errors import ConfigurationError
 from notify.settings import Settings, read_pem
 
@@ -31,7 +31,8 @@ def token(subject: str, scope: str, ttl: int, data_dir: Path) -> None:
         secret = find_secret(data_dir)
         if secret is None:
             raise ConfigurationError(
-                f"nothing to sign with: set NOTIFY_JWT_SECRET or NOTIFY_JWT_PRIVATE_KEY; `notify dev` left no secret in {data_dir}"
+                "nothing to sign with: NOTIFY_JWT_SECRET and NOTIFY_JWT_PRIVATE_KEY are not set, "
+                f"and `notify dev` has left no secret in {data_dir}"
             )
         settings = read_settings(jwt_secret=[secret])
     click.echo(mint_from(settings, subject=subject, scope=scope, ttl=ttl))

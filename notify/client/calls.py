@@ -89,7 +89,7 @@ class Call:
 def write_notification(  # noqa: PLR0913 - one argument a field of the contract
     to: str | Sequence[str] | None = None,
     type: str = "",  # noqa: A002 - the field's name
-    data: Any = None,  # noqa: ANN401 - any JSON value
+    data: Any = None,
     *,
     ttl: int | None = None,
     collapse_key: str | None = None,
@@ -156,7 +156,7 @@ def encode_body(body: Mapping[str, Any]) -> tuple[bytes, str]:
         raise BadData(f"the notification can't be written as MessagePack: {explain(error)}") from None
 
 
-class BinaryFound(Exception):  # noqa: N818 - a turn of the way, not an error
+class BinaryFound(Exception):
     """There are bytes in the data: JSON can't hold them, MessagePack can."""
 
 
@@ -211,9 +211,7 @@ def read_answer(response: httpx.Response, shape: type[AnswerT]) -> AnswerT:
     try:
         return msgspec.json.decode(response.content, type=shape)
     except msgspec.MsgspecError:
-        raise Refused(
-            "the answer is not one of notify's: is the URL right?", status=response.status_code
-        ) from None
+        raise Refused("the answer is not one of notify's: is the URL right?", status=response.status_code) from None
 
 
 def give_up(error: httpx.HTTPError | httpx.InvalidURL, base: str, call: Call) -> NotifyClientError:

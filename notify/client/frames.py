@@ -42,7 +42,9 @@ class Notification(Frame, tag="notification", frozen=True, omit_defaults=False):
 Received = Welcome | Notification | CaughtUp | Truncated | Retract | ReadMark | ErrorFrame | Disconnect
 """What the loop body may meet."""
 
-_decoder = msgspec.json.Decoder(Received | Authenticated | Ping | Pong)
+_decoder: msgspec.json.Decoder[Received | Authenticated | Ping | Pong] = msgspec.json.Decoder(
+    Received | Authenticated | Ping | Pong
+)
 _encode = msgspec.json.encode
 
 

@@ -85,8 +85,8 @@ class Position:
     epoch: str | None
 
 
-class Dropped(Exception):  # noqa: N818 - an event: the connection has ended
-    """This connection has ended; `code` says how, `retry_after` (seconds) when to come back if the service said."""
+class Dropped(Exception):
+    """The connection has ended; `code` says how, `retry_after` (seconds) when to come back if the service said."""
 
     def __init__(self, reason: str, *, code: int = 1006, retry_after: float | None = None) -> None:
         super().__init__(reason)

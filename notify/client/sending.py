@@ -60,7 +60,7 @@ class AsyncClient:
         self,
         to: str | Sequence[str] | None,
         type: str,  # noqa: A002 - the field's name
-        data: Any = None,  # noqa: ANN401 - any JSON value
+        data: Any = None,
         *,
         ttl: int | None = None,
         collapse_key: str | None = None,
@@ -128,7 +128,7 @@ class Client:
         self,
         to: str | Sequence[str] | None,
         type: str,  # noqa: A002 - the field's name
-        data: Any = None,  # noqa: ANN401 - any JSON value
+        data: Any = None,
         *,
         ttl: int | None = None,
         collapse_key: str | None = None,

@@ -21,7 +21,11 @@ class Broadcasts:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.lane = Lane[Momentary, None](
-            "broadcast", self._send, capacity=QUEUE, max_weight=MAX_WEIGHT, weigh=lambda message: len(bytes(message.data))
+            "broadcast",
+            self._send,
+            capacity=QUEUE,
+            max_weight=MAX_WEIGHT,
+            weigh=lambda message: len(bytes(message.data)),
         )
 
     async def send(self, messages: Sequence[Momentary]) -> None:

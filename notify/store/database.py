@@ -104,7 +104,7 @@ class Database:
         return await self._run("fetchval", name, arguments)
 
     async def use(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Lend a connection to something that brings its own statements. Raises Interrupted or Refused, or what `work` does."""
+        """Lend a connection to what brings its own statements. Raises Interrupted or Refused, or what `work` does."""
         try:
             async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
                 return await work(cast("Connection", connection))
@@ -133,7 +133,7 @@ class Database:
 
 
 async def patiently(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Repeat a statement that may be repeated while somebody holds what it needs. Raises Unavailable after PATIENCE_SECONDS."""
+    """Repeat what may be repeated while somebody holds what it needs. Raises Unavailable after PATIENCE_SECONDS."""
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while True:

@@ -1,6 +1,6 @@
 """The inbox: what a user still has, what of it is read, and on which devices.
 
-Reading and acknowledging are different things: an ack says that a device has an entry, a mark that a person has seen it.
+Reading and acknowledging differ: an ack says that a device has an entry, a mark that a person has seen it.
 """
 
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ class Inbox:
         return await self._database.value("count_unread", user) or 0
 
     async def mark_up_to(self, user: str, seq: int) -> int:
-        """Mark everything up to a seq read and return what is left. Raises Unavailable when the mailbox stays locked."""
+        """Mark all up to a seq read and return what is left. Raises Unavailable when the mailbox stays locked."""
         return await patiently(lambda: self._database.value("mark_read", user, seq, None)) or 0
 
     async def mark(self, user: str, seqs: Sequence[int]) -> int:

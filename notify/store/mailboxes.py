@@ -6,13 +6,16 @@ All three lanes may be repeated, so an outage delays a session and never fails i
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from contextlib import suppress
+from uuid import UUID
 
 import msgspec
 
-from notify.batch import Lane
+from notify.batch import Blocked, Interrupted, Lane
+from notify.errors import Unavailable
 from notify.model import Codec, Entry, Kind, Page, Standing
-from notify.store.database import Database, Row
+from notify.store.database import Database, Row, patiently
 
 PAGE_ENTRIES = 100
 """Entries a page holds at most: enough to be efficient, few enough for a thousand sessions to take turns."""
@@ -23,6 +26,9 @@ PAGE_BYTES = 256 * 1024
 FETCH_FLIGHTS = 2
 FETCH_ITEMS = 100
 """Pages a statement fetches at most; with PAGE_BYTES it bounds what one answer can weigh."""
+
+HELD_SECONDS = 0.1
+"""Pause before an ack is tried again whose cursor somebody held."""
 
 UNBOUNDED = 1_000_000
 """Capacity of lanes whose callers are bounded already: by the connections of the process."""
@@ -60,15 +66,26 @@ def later(one: Ack, other: Ack) -> Ack:
 class Mailboxes:
     """The lanes of reading: opening, fetching and acknowledging."""
 
-    def __init__(self, database: Database, *, max_devices: int) -> None:
+    def __init__(
+        self, database: Database, *, max_devices: int, on_ack: Callable[[Iterable[str]], None] = lambda _users: None
+    ) -> None:
         self._database = database
         self._max_devices = max_devices
+        self._on_ack = on_ack
         self.epoch = ""
-        self.opening = Lane[Place, Standing]("open", self._open, capacity=UNBOUNDED, flights=2, repeats=True)
+        self.opening = Lane[Place, Standing](
+            "open",
+            self._open,
+            capacity=UNBOUNDED,
+            flights=2,
+            keys=lambda place: (place.user,),
+            probe=self._probe,
+            repeats=True,
+        )
         self.fetching = Lane[Position, Page](
             "fetch", self._fetch, flights=FETCH_FLIGHTS, max_items=FETCH_ITEMS, capacity=UNBOUNDED, repeats=True
         )
-        self.acking = Lane[Ack, None](
+        self.acking = Lane[Ack, bool](
             "ack",
             self._move,
             max_items=500,
@@ -89,7 +106,25 @@ class Mailboxes:
 
     def ack(self, user: str, device: str, seq: int) -> None:
         """Move a device's cursor, soon. Waiting for it is of no use to anyone: a lost ack is a repeated delivery."""
-        self.acking.put(Ack(user, device, seq))
+        self._put_ack(Ack(user, device, seq))
+
+    async def acknowledge(self, user: str, device: str, seq: int) -> None:
+        """Move a device's cursor and return once that is down. Raises Unavailable when somebody holds it for too long."""
+
+        async def attempt() -> None:
+            if not await self.acking.submit(Ack(user, device, seq)):
+                raise Blocked("somebody holds the cursor")
+
+        await patiently(attempt)
+
+    def _put_ack(self, ack: Ack) -> None:
+        with suppress(Unavailable):  # leaving: the device will get it again
+            self.acking.put(ack).add_done_callback(lambda done: self._repeat_held(ack, done))
+
+    def _repeat_held(self, ack: Ack, done: "asyncio.Future[bool]") -> None:
+        """Try an ack again whose cursor somebody held."""
+        if not done.cancelled() and done.exception() is None and not done.result():
+            asyncio.get_running_loop().call_later(HELD_SECONDS, self._put_ack, ack)
 
     async def read_heads(self, users: Sequence[str]) -> dict[str, int]:
         """Return the heads of those of these mailboxes that exist."""
@@ -100,25 +135,35 @@ class Mailboxes:
         self.epoch = await self._database.value("read_epoch")
         return self.epoch
 
+    def derive_epoch(self, born: UUID) -> str:
+        """Return the epoch of a mailbox: another database, or another mailbox of the same user, is another epoch."""
+        return hashlib.blake2s(f"{self.epoch}/{born}".encode(), digest_size=8).hexdigest()
+
     async def close(self) -> None:
         """Write down the acks that are still on their way."""
         await asyncio.gather(self.opening.close(), self.fetching.close(), self.acking.close())
 
     async def _open(self, places: Sequence[Place]) -> Sequence[Standing]:
         found = await self._look(places)
-        missing = [place for place, row in zip(places, found, strict=True) if row["seq"] is None or row["removed"]]
+        missing = [
+            place
+            for place, row in zip(places, found, strict=True)
+            if row["seq"] is None or row["removed"] or row["head"] is None  # erased between the two
+        ]
         if missing:
             await self._database.value(
                 "enter", [place.user for place in missing], [place.device for place in missing], self._max_devices
             )
             found = await self._look(places)
+            if any(row["head"] is None for row in found):
+                raise Interrupted("a mailbox was erased while a session opened")  # the lane repeats it
         return [
             Standing(
                 head=row["head"],
                 floor=row["floor"],
                 unread=row["unread"],
                 cursor=row["seq"],
-                epoch=hashlib.blake2s(f"{self.epoch}/{row['born']}".encode(), digest_size=8).hexdigest(),
+                epoch=self.derive_epoch(row["born"]),
             )
             for row in found
         ]
@@ -146,11 +191,17 @@ class Mailboxes:
             for order, position in enumerate(positions, 1)
         ]
 
-    async def _move(self, acks: Sequence[Ack]) -> Sequence[None]:
-        await self._database.value(
+    async def _move(self, acks: Sequence[Ack]) -> Sequence[bool]:
+        """Move cursors; return for each whether it is done with, or held by somebody."""
+        held: Sequence[int] = await self._database.value(
             "move_cursors", [ack.user for ack in acks], [ack.device for ack in acks], [ack.seq for ack in acks]
         )
-        return [None] * len(acks)
+        self._on_ack(ack.user for ack in acks)
+        return [place not in held for place in range(1, len(acks) + 1)]
+
+    async def _probe(self, keys: Collection[Hashable]) -> Collection[Hashable]:
+        found: list[str] = await self._database.value("blocked_users", list(keys))
+        return found
 
 
 def assemble(position: Position, head: int, floor: int, entries: list[Entry]) -> Page:
@@ -182,5 +233,6 @@ def read_entry(row: Row) -> Entry:
         producer=row["producer"],
         codec=Codec(row["codec"]),
         created_at=row["created_at"],
+        queued_at=row["at"],
         data=row["data"],
     )

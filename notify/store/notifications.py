@@ -94,7 +94,7 @@ class Notifications:
         return [Receipt(*row) for row in rows]
 
     async def cancel(self, notification: UUID, producer: str | None) -> int | None:
-        """Withdraw a notification from everyone who has not acknowledged it; with a `producer` only if that one sent it.
+        """Withdraw a notification from all who have not acknowledged it; with a `producer` only if that one sent it.
 
         Returns from how many, None when there is no such notification. Raises Unavailable when somebody holds a
         recipient's mailbox for too long.

@@ -17,7 +17,7 @@ class Outbox:
         self._max_pending = max_pending
 
     async def release(self) -> int:
-        """Number what is due. Returns how much was; 0 also when another node is at it."""
+        """Release what is due. Returns how much was; 0 also when another node is at it."""
         return int(await self._database.value("release", RELEASE_ROWS, self._max_pending))
 
     async def sweep_expired(self) -> int:

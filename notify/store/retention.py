@@ -27,4 +27,5 @@ class Retention:
         entries = int(await self._database.value("retain_mailboxes", float(self._seconds), MAILBOXES, ENTRIES))
         notifications = int(await self._database.value("retain_notifications", float(self._seconds), NOTIFICATIONS))
         keys = int(await self._database.value("retain_idempotency", NOTIFICATIONS))
-        return entries + notifications + keys
+        acts = int(await self._database.value("retain_audit", NOTIFICATIONS))
+        return entries + notifications + keys + acts

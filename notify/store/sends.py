@@ -93,8 +93,9 @@ class Sends:
     async def send(self, post: Post) -> datetime:
         """Store a post and return the moment of it, once it is committed.
 
-        Raises RateLimited when its producer has too much waiting, Unavailable when nothing was accepted (or, saying so, when that can't be known), KeyTaken when its
-        Idempotency-Key is another request's or was answered already, Poisoned when PostgreSQL refuses the data.
+        Raises RateLimited when its producer has too much waiting, Unavailable when nothing was accepted (or, saying so,
+        when that can't be known), KeyTaken when its Idempotency-Key is another request's or was answered already,
+        Poisoned when PostgreSQL refuses the data.
         """
         lane = self.bulk if post.recipients > BULK_RECIPIENTS else self.single
         producer = post.notifications[0].producer

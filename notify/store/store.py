@@ -3,15 +3,22 @@
 import asyncio
 from typing import Self
 
+from notify.activity import Activity
 from notify.settings import Settings
+from notify.store.activity import ActivityLog
+from notify.store.audit import Audit
+from notify.store.backlog import Backlog
 from notify.store.broadcasts import Broadcasts
 from notify.store.database import Database
+from notify.store.denials import Denials
 from notify.store.inbox import Inbox
 from notify.store.mailboxes import Mailboxes
 from notify.store.notifications import Notifications
 from notify.store.outbox import Outbox
+from notify.store.queues import Queues
 from notify.store.retention import Retention
 from notify.store.sends import Sends
+from notify.store.sessions import Sessions
 from notify.store.topics import Topics
 
 
@@ -21,13 +28,20 @@ class Store:
     def __init__(self, database: Database, settings: Settings) -> None:
         self.database = database
         self.sends = Sends(database, max_pending=settings.max_pending)
-        self.mailboxes = Mailboxes(database, max_devices=settings.max_devices)
+        self.backlog = Backlog(database)
+        self.mailboxes = Mailboxes(database, max_devices=settings.max_devices, on_ack=self.backlog.acknowledge)
         self.notifications = Notifications(database)
         self.broadcasts = Broadcasts(database)
         self.topics = Topics(database)
         self.inbox = Inbox(database)
         self.retention = Retention(database, seconds=settings.retention)
         self.outbox = Outbox(database, max_pending=settings.max_pending)
+        self.queues = Queues(database, self.mailboxes, max_pending=settings.max_pending)
+        self.sessions = Sessions(database, max_sessions=settings.max_sessions)
+        self.denials = Denials(database)
+        self.audit = Audit(database)
+        self.activity = Activity()
+        self.activity_log = ActivityLog(database)
 
     @classmethod
     async def connect(cls, settings: Settings) -> Self:

@@ -344,7 +344,7 @@ END $$;
 -- Creates mailboxes and cursors that do not exist yet. A device never seen before starts after whatever any of the user's
 -- devices has acknowledged. Beyond max_devices the longest unseen go. Mailboxes before cursors, both in sorted order.
 CREATE FUNCTION notify.enter(users text[], devices text[], max_devices integer) RETURNS bigint
-LANGUAGE plpgsql SET lock_timeout = '2s' AS $$
+LANGUAGE plpgsql SET lock_timeout = '250ms' AS $$
 DECLARE
     entered bigint;
 BEGIN

@@ -139,8 +139,9 @@ END $$;
 
 -- Cancels a notification of a producer (of anybody's, when that is NULL). Answers with how many recipients it was withdrawn
 -- from, or NULL when there is no such notification. What is still scheduled is never released. entry_notification.
+-- Waits for a locked mailbox only shortly, since it holds the others meanwhile; the caller tries again.
 CREATE FUNCTION notify.cancel(notification uuid, by_producer text) RETURNS bigint
-LANGUAGE plpgsql SET lock_timeout = '2s' AS $$
+LANGUAGE plpgsql SET lock_timeout = '50ms' AS $$
 DECLARE
     waiting text[];
     users text[];

@@ -15,7 +15,7 @@ SELECT notify.enter($1, $2, $3)
 -- The next page of each mailbox asked for: some entries after a seq, as many as fit in some bytes of data but at least one,
 -- together with the head and the floor of the same moment. `live` is false for what is over: it is not sent, only passed.
 -- Primary keys of mailbox, entry, ending and notification.
-SELECT r.ord, m.head, m.floor, p.seq, p.kind, p.live, p.notification_id, p.type, p.producer, p.codec, p.created_at,
+SELECT r.ord, m.head, m.floor, p.seq, p.kind, p.live, p.notification_id, p.type, p.producer, p.codec, p.created_at, p.at,
        CASE WHEN p.live THEN p.data END AS data, p.target, p.seqs, p.unread
 FROM unnest($1::text[], $2::bigint[], $3::integer[], $4::bigint[]) WITH ORDINALITY AS r (user_id, after, room, size, ord)
 JOIN notify.mailbox AS m ON m.user_id = r.user_id
@@ -24,7 +24,7 @@ LEFT JOIN LATERAL (
            e.kind <> 1 OR (x.seq IS NULL AND n.expires_at > clock_timestamp()) AS live,
            sum(COALESCE(octet_length(n.data), 0)) OVER (ORDER BY e.seq) - COALESCE(octet_length(n.data), 0) AS bytes_before
     FROM (
-        SELECT e.seq, e.kind, e.notification_id, e.target, e.seqs, e.unread FROM notify.entry AS e
+        SELECT e.seq, e.kind, e.notification_id, e.target, e.seqs, e.unread, e.at FROM notify.entry AS e
         WHERE e.user_id = r.user_id AND e.seq > GREATEST(r.after, m.floor) ORDER BY e.seq LIMIT r.room
     ) AS e
     LEFT JOIN notify.notification AS n ON e.kind = 1 AND n.id = e.notification_id
@@ -34,15 +34,19 @@ ORDER BY r.ord, p.seq
 
 -- name: move_cursors
 -- Acknowledges: moves cursors forward, never back and never past the head, and writes down what each move covered.
--- Cursors are taken in sorted order. Primary keys; answers with a count.
-WITH held AS (
-    SELECT c.user_id, c.device, c.seq AS after_seq, r.seq AS to_seq
-    FROM unnest($1::text[], $2::text[], $3::bigint[]) AS r (user_id, device, seq)
+-- A cursor that somebody holds (a cancel deciding what is pending) is passed over, so that it holds up nobody else's.
+-- Primary keys; answers with the places of those, which are to be tried again.
+WITH asked AS (
+    SELECT c.user_id, c.device, r.seq AS to_seq, r.ord
+    FROM unnest($1::text[], $2::text[], $3::bigint[]) WITH ORDINALITY AS r (user_id, device, seq, ord)
     JOIN notify.cursor AS c ON c.user_id = r.user_id AND c.device = r.device
     JOIN notify.mailbox AS m ON m.user_id = r.user_id AND m.head >= r.seq
     WHERE c.seq < r.seq
+), held AS (
+    SELECT c.user_id, c.device, c.seq AS after_seq, a.to_seq, a.ord
+    FROM asked AS a JOIN notify.cursor AS c ON c.user_id = a.user_id AND c.device = a.device
     ORDER BY c.user_id, c.device
-    FOR UPDATE OF c
+    FOR UPDATE OF c SKIP LOCKED
 ), moved AS (
     UPDATE notify.cursor AS c SET seq = h.to_seq, seen_at = now()
     FROM held AS h WHERE c.user_id = h.user_id AND c.device = h.device AND h.after_seq < h.to_seq
@@ -52,7 +56,9 @@ WITH held AS (
     SELECT v.user_id, v.device, v.to_seq, v.after_seq, clock_timestamp() FROM moved AS v
     RETURNING 1
 )
-SELECT count(*) FROM written
+SELECT COALESCE((
+    SELECT array_agg(a.ord::integer) FROM asked AS a WHERE NOT EXISTS (SELECT FROM held AS h WHERE h.ord = a.ord)
+), '{}'), (SELECT count(*) FROM written)
 
 -- name: read_heads
 -- The heads of some mailboxes, to find out which moved while nobody was listening. Primary key.

@@ -26,7 +26,9 @@ from notify.migrate import migrate
 SECRET = "chaos chaos chaos chaos chaos chaos"
 DATABASE = "notify"
 READY_SECONDS = 20.0  # for a node to start on a busy machine
-SHIFTED = "import time, notify.clock as c; c.system = lambda: time.time() + {shift}; from notify.cli import main; main()"
+SHIFTED = (
+    "import time, notify.clock as c; c.system = lambda: time.time() + {shift}; from notify.cli import main; main()"
+)
 
 
 def free_port() -> int:

@@ -1,7 +1,7 @@
 """What was promised and what came: the judge of every fault test.
 
-It records every 2xx and every frame. In the end each accepted notification must have arrived at each device of its user, in
-order, and none again whose acknowledgement left more than two seconds before the fault.
+It records every 2xx and every frame. In the end each accepted notification must have arrived at each device of its
+user, in order, and none again whose acknowledgement left more than two seconds before the fault.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import httpx
 import websockets
@@ -55,7 +56,7 @@ class Ledger:
         self._numbers = itertools.count()
         self._arrived = asyncio.Event()
 
-    async def __aenter__(self) -> "Ledger":
+    async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._live(device)) for device in self.devices]
         self._tasks.append(asyncio.create_task(self._produce()))
         return self
@@ -101,7 +102,10 @@ class Ledger:
     async def _produce(self) -> None:
         headers = {"Authorization": f"Bearer {mint(SECRET, subject='shop', scope='notifications:send')}"}
         limits = httpx.Limits(max_connections=200)
-        async with httpx.AsyncClient(headers=headers, timeout=12, limits=limits) as client, asyncio.TaskGroup() as tasks:
+        async with (
+            httpx.AsyncClient(headers=headers, timeout=12, limits=limits) as client,
+            asyncio.TaskGroup() as tasks,
+        ):
             while not self._stopped.is_set():
                 tasks.create_task(self._send(client))
                 await asyncio.sleep(1 / self._rate)  # the load's own rhythm
@@ -127,7 +131,9 @@ class Ledger:
             with contextlib.suppress(OSError, websockets.WebSocketException, TimeoutError):
                 headers = {"Authorization": f"Bearer {mint(SECRET, subject=device.user)}"}
                 url = f"{node.socket}?device={device.name}"
-                async with websockets.connect(url, additional_headers=headers, open_timeout=5, close_timeout=1) as connection:
+                async with websockets.connect(
+                    url, additional_headers=headers, open_timeout=5, close_timeout=1
+                ) as connection:
                     try:
                         await self._take(device, connection, down_since)
                     finally:

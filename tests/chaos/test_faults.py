@@ -121,14 +121,16 @@ async def test_an_answer_is_true_even_if_the_connection_broke_in_the_commit(clus
             async def send(number: int) -> tuple[str, httpx.Response]:
                 await asyncio.sleep(number * 0.02)
                 name = f"confused {number}"
-                return name, await client.post("/v1/notifications", json={"to": f"user{number}", "type": "t", "data": name})
+                return name, await client.post(
+                    "/v1/notifications", json={"to": f"user{number}", "type": "t", "data": name}
+                )
 
             answers = await asyncio.gather(*(send(number) for number in range(60)))
             cutting = False
         async with cluster.connect() as connection:
             rows = await connection.fetch("SELECT convert_from(data, 'UTF8') AS data FROM notify.notification")
         stored = {row["data"].strip('"') for row in rows}
-        outcomes = {name: answer for name, answer in answers}
+        outcomes = dict(answers)
         for name, answer in outcomes.items():
             if answer.status_code == 201:
                 assert name in stored

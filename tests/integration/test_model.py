@@ -151,7 +151,9 @@ def test_the_service_agrees_with_the_model(service: Service) -> None:
             )
             await connection.close()
 
-        async def request(self, method: str, path: str, subject: str, scope: str = "", **options: Any) -> httpx.Response:
+        async def request(
+            self, method: str, path: str, subject: str, scope: str = "", **options: Any
+        ) -> httpx.Response:
             token = mint(SECRET, subject=subject, scope=scope)
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.port}") as client:
                 return await client.request(method, path, headers={"Authorization": f"Bearer {token}"}, **options)
@@ -273,7 +275,9 @@ def test_the_service_agrees_with_the_model(service: Service) -> None:
                 while (frame := await take())["op"] != "caught_up":
                     frames.append(frame)
                 if acks and frames:
-                    await socket.send(msgspec.json.encode({"op": "ack", "seq": frames[min(acks, len(frames)) - 1]["seq"]}).decode())
+                    await socket.send(
+                        msgspec.json.encode({"op": "ack", "seq": frames[min(acks, len(frames)) - 1]["seq"]}).decode()
+                    )
                 await socket.send('{"op":"ping"}')
                 while (await take())["op"] != "pong":
                     pass

@@ -47,9 +47,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def walk(directory: Path) -> Iterator[Path]:
-    """Yield every file below `directory` that a person wrote."""
+    """Yield every file below `directory` that a person wrote: no tool's cache, no bytecode."""
     for path in sorted(directory.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
+        within = path.relative_to(directory).parts
+        if path.is_file() and not any(part == "__pycache__" or part.startswith(".") for part in within):
             yield path
 
 
@@ -128,7 +129,7 @@ def test_what_the_service_imports_is_declared() -> None:
 
 
 def test_what_the_tests_import_is_declared() -> None:
-    declared = PROJECT["dependencies"] + EXTRAS["test"]
+    declared = PROJECT["dependencies"] + EXTRAS["test"] + EXTRAS["browser"]
     assert find_undeclared(find_imports(ROOT / "tests"), declared) == set()
 
 
@@ -150,7 +151,7 @@ def test_every_package_of_a_lock_has_a_hash(path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "wanted"),
     [
-        (LOCK, PROJECT["dependencies"] + EXTRAS["embedded"] + EXTRAS["test"]),
+        (LOCK, PROJECT["dependencies"] + [line for extra in EXTRAS.values() for line in extra]),
         (SERVE_LOCK, PROJECT["dependencies"]),
     ],
     ids=["everything", "production"],

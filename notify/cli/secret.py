@@ -1,6 +1,5 @@
 """The JWT secret that `notify dev` makes for itself, so that its tokens outlive a restart."""
 
-import os
 import secrets
 from pathlib import Path
 
@@ -34,8 +33,8 @@ def keep_secret(data_dir: Path) -> str:
     draft = path.with_suffix(".new")
     try:
         draft.unlink(missing_ok=True)
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-            file.write(made + "\n")
+        draft.touch(mode=0o600, exist_ok=False)
+        draft.write_text(made + "\n", encoding="ascii")
         draft.rename(path)
     except OSError as error:
         raise ConfigurationError(f"{path} can't be written: {error.strerror}") from None

@@ -1,0 +1,42 @@
+"""What Prometheus reads at /metrics: this process's counters, named by its conventions.
+
+Keeps the promise that a metric never holds a user, a token or a payload: labels are lanes, kinds, codes and statuses, all
+from short fixed lists (https://prometheus.io/docs/practices/naming/).
+"""
+
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Gauge, Histogram, generate_latest
+
+BATCH_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
+"""Items of a statement."""
+
+LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+"""Seconds."""
+
+ACCEPTED = Counter("notify_notifications_accepted", "Notifications stored or passed on, each once.")
+RECIPIENTS = Counter("notify_recipients_accepted", "Their recipients.")
+REFUSED = Counter("notify_requests_refused", "Requests answered with an error.", ["status"])
+DELIVERED = Counter("notify_notifications_delivered", "Notifications written to a session, replays included.")
+REPLAYED = Counter("notify_notifications_replayed", "Of those, what came before the session had caught up.")
+ACKNOWLEDGED = Counter("notify_entries_acknowledged", "Entries that a device acknowledged.")
+LATENCY = Histogram(
+    "notify_delivery_seconds", "From acceptance to a session that had caught up.", buckets=LATENCY_BUCKETS
+)
+TRUNCATED = Counter("notify_truncated_frames", "Sessions told that something is gone for good.")
+UNREADABLE = Counter("notify_unreadable_entries", "Entries skipped because no codec can encode them.")
+OPENED = Counter("notify_sessions_opened", "Sessions opened.")
+CLOSED = Counter("notify_sessions_closed", "Sessions closed, by the code that was sent; 1006 where none could be.", ["code"])
+SESSIONS = Gauge("notify_sessions", "Sessions open at this moment.")
+BATCH_ITEMS = Histogram("notify_batch_items", "Items that went out in one statement.", ["lane"], buckets=BATCH_BUCKETS)
+BATCH_SECONDS = Histogram("notify_batch_seconds", "How long a statement took.", ["lane"], buckets=LATENCY_BUCKETS)
+WAITING = Gauge("notify_lane_waiting", "Items accepted into a lane and not yet answered.", ["lane"])
+BRIDGE_LAG = Gauge("notify_bridge_lag_seconds", "How long the last heartbeat took through LISTEN.")
+BRIDGE_UP = Gauge("notify_bridge_up", "1 while the LISTEN link works.")
+BRIDGE_RECONNECTS = Counter("notify_bridge_reconnects", "Times the LISTEN link had to be made anew.")
+OLDEST_TRANSACTION = Gauge(
+    "notify_oldest_transaction_seconds", "Age of the oldest transaction left open: what it sent waits for its commit."
+)
+
+
+def render() -> tuple[bytes, str]:
+    """Return all of it as text, and its media type."""
+    return generate_latest(REGISTRY), CONTENT_TYPE_LATEST

@@ -1,0 +1,145 @@
+"""HTTP connections: uvicorn's protocol with timers, a limit on headers and one on connections.
+
+Promises that a request arrives within its time and size or is refused (400, 431, 503) or dropped, whatever is sent.
+"""
+
+import asyncio
+from asyncio import TimerHandle
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from notify.errors import HeadersTooLarge, InvalidRequest, Problem, Unavailable
+from notify.server.limits import Config
+from notify.server.transport import Transport, say_goodbye, write_response
+
+MAX_LINE_BYTES = 8_000
+"""Of one header line of a handshake: the `websockets` library reads lines up to 8,192 bytes, endings included."""
+
+MAX_LINES = 128
+"""Header lines of a handshake: the `websockets` library reads no more."""
+
+MAX_REFUSED = 256
+"""Connections that are being told that they are refused; beyond it they are dropped without a word."""
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol with timers, a limit on headers and one on connections."""
+
+    config: Config
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._limits = self.config.limits
+        self._deadline: TimerHandle | None = None
+        self._in_headers = True
+        self._header_bytes = 0
+        self._header_tail = b""  # the end of the headers may come in two packets
+        self._idle_bytes = 0
+        self._deaf = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's does
+        """Start the clock; turn away one connection too many."""
+        super().connection_made(transport)
+        self._arm(self._limits.header_seconds)
+        if len(self.connections) > self._limits.max_connections:
+            self._refuse(Unavailable("this process has all the connections it can take", retry_after=2))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clocks."""
+        self._disarm()
+        self._unset_keepalive_if_required()
+        self.config.refused.discard(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what is no body; the parser itself would take it without end."""
+        if self._deaf or self.transport.is_closing():
+            return
+        self._unset_keepalive_if_required()
+        if self._in_headers:
+            # What follows the headers in the same packet is not theirs.
+            seam = self._header_tail + data
+            end = seam.find(b"\r\n\r\n")
+            self._header_bytes += len(data) if end < 0 else end
+            self._header_tail = seam[-3:]
+        else:
+            self._idle_bytes += len(data)  # until some of it turns out to be body
+        if self._header_bytes <= self._limits.header_bytes:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade:
+                self._deaf = True  # what comes now belongs to another protocol, or to one that isn't spoken here
+                if self._should_upgrade():
+                    self.handle_websocket_upgrade()
+                return
+            except httptools.HttpParserError:
+                self._refuse(InvalidRequest("this is not HTTP/1.1"))
+                return
+        if max(self._header_bytes, self._idle_bytes) > self._limits.header_bytes:
+            self._refuse(HeadersTooLarge(f"the headers have more than {self._limits.header_bytes} bytes"))
+        elif self._deadline is None and not self._in_headers:
+            self._arm(self._limits.body_seconds)
+        elif self._deadline is None and (self.cycle is None or self.cycle.response_complete):
+            self._arm(self._limits.header_seconds)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header. One that comes after the body is none (RFC 9110, section 6.5.1)."""
+        if self._in_headers:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Go on to the body."""
+        self._disarm()
+        self._in_headers = False
+        self._header_bytes = self._idle_bytes = 0
+        self._header_tail = b""
+        super().on_headers_complete()
+        if self.parser.should_upgrade():
+            if self._should_upgrade():
+                return
+            self.cycle.keep_alive = False  # asked for a protocol that isn't spoken here: answered, then closed
+        self.scope["extensions"] = {"notify.transport": Transport(self.transport)}  # type: ignore[dict-item]  # ours
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        self._idle_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Stop the clock: what remains is our own work."""
+        self._disarm()
+        self._in_headers = True
+        self._idle_bytes = 0
+        super().on_message_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand over to the WebSocket protocol, unless there is a line longer than that one reads."""
+        longest = max((len(name) + len(value) for name, value in self.headers), default=0)
+        if max(longest, len(self.url)) > MAX_LINE_BYTES or len(self.headers) > MAX_LINES:
+            self._refuse(HeadersTooLarge(f"a handshake has {MAX_LINES} lines of {MAX_LINE_BYTES} bytes at most"))
+            return
+        super().handle_websocket_upgrade()
+        self.parser = None  # type: ignore[assignment]  # they refer to each other: freed at once, not by the collector
+
+    def _arm(self, seconds: float) -> None:
+        self._disarm()
+        self._deadline = self.loop.call_later(seconds, self.transport.abort)
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _refuse(self, problem: Problem) -> None:
+        """Answer and close, without the application; drop what was promised an answer already."""
+        self._deaf = True
+        self.connections.discard(self)
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if answering or len(self.config.refused) >= MAX_REFUSED:
+            self.transport.abort()
+            return
+        self.config.refused.add(self)
+        self._arm(self._limits.close_seconds)
+        say_goodbye(self.transport, write_response(problem, self.server_state.default_headers))

@@ -1,0 +1,80 @@
+"""What every test may ask for: a real PostgreSQL, and a database of its own in it.
+
+One server a session, one migrated template in it, and a clone of that template for each test, so that a test starts
+from the real schema and finds nobody else's rows.
+"""
+
+import asyncio
+import itertools
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from notify.embedded import EmbeddedPostgres
+from notify.migrate import migrate
+
+TEMPLATE = "template_notify"
+NUMBERS = itertools.count(1)
+
+# A throw-away server: what a crash would lose is of no use to anyone.
+THROW_AWAY = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_connections": "200",
+    "autovacuum": "off",
+}
+
+
+async def migrate_database(url: str) -> None:
+    """Bring the database at `url` up to the schema of this checkout."""
+    connection = await asyncpg.connect(url)
+    try:
+        await migrate(connection)
+    finally:
+        await connection.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """Run a PostgreSQL of the session's own."""
+    # Not under tmp_path: a unix socket's path has at most 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="notify-", dir="/tmp", ignore_cleanup_errors=True) as directory:
+        server = EmbeddedPostgres(Path(directory), settings=THROW_AWAY)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def template(postgres: EmbeddedPostgres) -> str:
+    """Name a migrated database, to be cloned."""
+    postgres.create_database(TEMPLATE)
+    asyncio.run(migrate_database(postgres.url(TEMPLATE)))
+    return TEMPLATE
+
+
+@pytest.fixture
+def database_url(postgres: EmbeddedPostgres, template: str) -> Iterator[str]:
+    """Give a migrated database of the test's own; gone with whoever is still connected when the test ends."""
+    name = f"test_{next(NUMBERS)}"
+    postgres.create_database(name, template)
+    try:
+        yield postgres.url(name)
+    finally:
+        postgres.drop_database(name)
+
+
+@pytest.fixture
+async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """Connect to the test's own database."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        yield connection
+    finally:
+        await connection.close()

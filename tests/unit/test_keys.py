@@ -1,0 +1,611 @@
+"""Keys and where they come from, against a real HTTP server on a port of its own."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+import structlog
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+from notify.auth import Authenticator
+from notify.errors import ConfigurationError, InvalidToken
+from notify.keys import (
+    MAX_AGE,
+    MAX_JWKS_BYTES,
+    MAX_JWKS_KEYS,
+    RETRY_INTERVAL,
+    UNKNOWN_KID_INTERVAL,
+    Algorithm,
+    KeyRing,
+    UnusableKey,
+    read_jwk,
+    read_jwks,
+    read_public_keys,
+    read_secret,
+)
+from notify.settings import Settings
+
+RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+WEAK_RSA = rsa.generate_private_key(public_exponent=65537, key_size=1024)  # noqa: S505 - to be refused
+P256 = ec.generate_private_key(ec.SECP256R1())
+OTHER_P256 = ec.generate_private_key(ec.SECP256R1())
+P384 = ec.generate_private_key(ec.SECP384R1())
+ED25519 = ed25519.Ed25519PrivateKey.generate()
+SECRET = "an HS256 secret of 32 bytes or more"
+FAR = 4_000_000_000  # unix seconds; an `exp` no test lives to see
+PATIENCE = 10.0  # seconds; how long a test waits for what should take milliseconds
+
+Jwk = dict[str, Any]
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+
+
+def jwk_of(private: PrivateKey, kid: str | None = None, **more: object) -> Jwk:
+    match private:
+        case rsa.RSAPrivateKey():
+            jwk = RSAAlgorithm.to_jwk(private.public_key(), as_dict=True)
+        case ec.EllipticCurvePrivateKey():
+            jwk = ECAlgorithm.to_jwk(private.public_key(), as_dict=True)
+        case _:
+            jwk = OKPAlgorithm.to_jwk(private.public_key(), as_dict=True)
+    return jwk | ({"kid": kid} if kid is not None else {}) | more
+
+
+def pem_of(private: PrivateKey) -> str:
+    return private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def token_of(private: PrivateKey, kid: str | None = None, **claims: object) -> str:
+    algorithm = {rsa.RSAPrivateKey: "RS256", ed25519.Ed25519PrivateKey: "EdDSA"}
+    name = next((name for kind, name in algorithm.items() if isinstance(private, kind)), "ES256")
+    headers = None if kid is None else {"kid": kid}
+    return jwt.encode({"sub": "alice", "exp": FAR} | claims, private, name, headers)
+
+
+class Clock:
+    """A clock that only moves when told."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Issuer:
+    """A JWKS server that counts, can be held up, and can answer anything."""
+
+    def __init__(self) -> None:
+        self.keys: list[Jwk] = []
+        self.answer: bytes | None = None  # the whole response, instead of the keys
+        self.fetches = 0
+        self.asked = asyncio.Event()
+        self.open = asyncio.Event()
+        self.open.set()
+        self.url = ""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            self.fetches += 1
+            body = json.dumps({"keys": self.keys}).encode()
+            self.asked.set()
+            await self.open.wait()
+            head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body)
+            writer.write(head + body if self.answer is None else self.answer)
+            await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass  # the client gave up, which some tests make it do
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def listening(issuer: Issuer, port: int = 0) -> AsyncIterator[Issuer]:
+    server = await asyncio.start_server(issuer.serve, "127.0.0.1", port)
+    issuer.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/jwks.json"
+    try:
+        yield issuer
+    finally:
+        issuer.open.set()
+        server.close()
+        await asyncio.wait_for(server.wait_closed(), PATIENCE)
+
+
+@pytest.fixture
+async def issuer() -> AsyncIterator[Issuer]:
+    async with listening(Issuer()) as issuer:
+        yield issuer
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+Trust = Callable[..., Authenticator]
+
+
+@pytest.fixture
+async def trust(issuer: Issuer, clock: Clock) -> AsyncIterator[Trust]:
+    """Make authenticators that trust the issuer, and close them afterwards."""
+    made = []
+
+    def make(url: str = "", **options: Any) -> Authenticator:
+        made.append(Authenticator(KeyRing(jwks_url=url or issuer.url, clock=clock, **options)))
+        return made[-1]
+
+    yield make
+    for authenticator in made:
+        await authenticator.close()
+
+
+async def settled(authenticator: Authenticator) -> None:
+    """Wait for the refresh in flight, which is where its owner keeps it."""
+    task = authenticator.keys._refreshing  # noqa: SLF001 - there is no other way to wait without asking for one
+    assert task is not None
+    await asyncio.wait_for(asyncio.wait({task}), PATIENCE)
+
+
+# What makes a key
+
+
+def test_a_secret_shorter_than_the_hash_is_refused_with_the_command_that_makes_one() -> None:
+    with pytest.raises(ConfigurationError, match="openssl rand -base64 32") as refusal:
+        read_secret("short secret")
+    assert "short secret" not in str(refusal.value)
+    assert read_secret("x" * 32).algorithm is Algorithm.HS256
+
+
+@pytest.mark.parametrize("secret", [pem_of(RSA), json.dumps(jwk_of(P256)), ""])
+def test_a_public_key_is_no_secret(secret: str) -> None:
+    with pytest.raises(ConfigurationError):
+        read_secret(secret)
+
+
+@pytest.mark.parametrize(("private", "algorithm"), [(RSA, "RS256"), (P256, "ES256"), (ED25519, "EdDSA")])
+def test_the_type_of_a_public_key_decides_its_algorithm(private: PrivateKey, algorithm: str) -> None:
+    (key,) = read_public_keys(pem_of(private))
+    assert key.algorithm == algorithm
+
+
+def test_two_public_keys_in_one_pem_are_both_read() -> None:
+    keys = read_public_keys(pem_of(RSA) + pem_of(P256))
+    assert [key.algorithm for key in keys] == ["RS256", "ES256"]
+
+
+@pytest.mark.parametrize(
+    ("pem", "says"),
+    [
+        (pem_of(WEAK_RSA), "1024 bits"),
+        (pem_of(P384), "none of RSA, EC P-256 and Ed25519"),
+        (RSA.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(), "openssl pkey"),
+        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", "openssl x509"),
+        ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "damaged"),
+        ("-----BEGIN nothing", "no PEM public key"),
+    ],
+)
+def test_an_unfit_pem_is_refused_in_words_that_help(pem: str, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says) as refusal:
+        read_public_keys(pem)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "jwk",
+    [
+        {"kty": "oct", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3JldA", "alg": "HS256"},
+        jwk_of(RSA, use="enc"),
+        jwk_of(RSA, key_ops=["encrypt"]),
+        jwk_of(RSA, alg="RS512"),
+        jwk_of(P384),
+        {"kty": "XYZ"},
+    ],
+)
+def test_a_jwk_for_something_else_is_ignored(jwk: Jwk) -> None:
+    assert read_jwk(jwk) is None
+
+
+@pytest.mark.parametrize(
+    "jwk",
+    [
+        None,
+        {},
+        jwk_of(WEAK_RSA),
+        jwk_of(RSA) | {"n": 5},
+        jwk_of(RSA) | {"n": "AQ"},
+        jwk_of(P256) | {"x": "AAAA"},
+        jwk_of(P256, kid="k") | {"kid": 7},
+        {"kty": ["RSA"]},
+        {"kty": "OKP", "crv": "Ed25519"},
+    ],
+)
+def test_a_broken_jwk_is_refused(jwk: object) -> None:
+    with pytest.raises(UnusableKey):
+        read_jwk(jwk)
+
+
+def test_a_private_key_that_was_published_is_refused_as_such() -> None:
+    with pytest.raises(UnusableKey, match="private key"):
+        read_jwk(ECAlgorithm.to_jwk(P256, as_dict=True))
+
+
+def test_a_broken_key_among_good_ones_is_skipped_and_logged() -> None:
+    document = json.dumps({"keys": [jwk_of(RSA, "good"), {"kty": "RSA", "n": "!"}, jwk_of(P256, "too")]}).encode()
+    with structlog.testing.capture_logs() as logs:
+        keys = read_jwks(document)
+    assert [key.kid for key in keys] == ["good", "too"]
+    assert [(entry["event"], entry["position"]) for entry in logs] == [("key.skipped", 1)]
+
+
+def test_no_more_keys_are_held_than_a_token_may_be_tried_with() -> None:
+    document = json.dumps({"keys": [jwk_of(P256, f"k{number}") for number in range(MAX_JWKS_KEYS + 5)]}).encode()
+    assert len(read_jwks(document)) == MAX_JWKS_KEYS
+
+
+@pytest.mark.parametrize(
+    "document", [b"", b"[]", b"{}", b'{"keys": {}}', b"\xff\xfe", b"[" * 100_000, b" " * 1_048_577]
+)
+def test_what_is_no_jwks_is_refused(document: bytes) -> None:
+    with pytest.raises(UnusableKey):
+        read_jwks(document)
+
+
+json_values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8), st.lists)
+members = st.sampled_from(["kty", "kid", "use", "alg", "crv", "n", "e", "x", "y", "d", "key_ops", "oth"])
+words = st.sampled_from(["RSA", "EC", "OKP", "P-256", "Ed25519", "sig", "AQAB", "AAAA", "oct"])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from([jwk_of(RSA), jwk_of(P256), jwk_of(ED25519)]), st.dictionaries(members, words | json_values))
+def test_no_jwk_raises_anything_else(jwk: Jwk, changes: Jwk) -> None:
+    with suppress(UnusableKey):
+        read_jwk(jwk | changes)
+
+
+def test_only_keys_of_the_type_are_ever_found() -> None:
+    ring = KeyRing([read_secret(SECRET), *read_public_keys(pem_of(RSA) + pem_of(P256) + pem_of(ED25519))])
+    for algorithm in Algorithm:
+        for kid in (None, "any"):
+            assert [key.algorithm for key in ring.find(algorithm, kid)] == [algorithm]
+
+
+# Where keys come from
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://id.example.com/jwks", "id.example.com", "https://", "file://elsewhere/jwks.json", "http://[::1/", "file:"],
+)
+def test_a_url_that_could_never_be_fetched_is_a_configuration_error(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="NOTIFY_JWT_JWKS_URL"):
+        KeyRing(jwks_url=url)
+
+
+Configure = Callable[..., Settings]
+
+
+@pytest.fixture
+def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
+    """Read the settings from the environment, and from no `.env` file that may lie about."""
+    monkeypatch.chdir(tmp_path)
+
+    def read(**environment: str) -> Settings:
+        for name, value in environment.items():
+            monkeypatch.setenv(f"NOTIFY_{name.upper()}", value)
+        return Settings()
+
+    return read
+
+
+def test_no_key_at_all_is_a_configuration_error_that_names_the_settings(configure: Configure) -> None:
+    with pytest.raises(ConfigurationError, match="NOTIFY_JWT_SECRET"):
+        KeyRing.from_settings(configure())
+
+
+def test_a_key_file_that_is_missing_is_named_by_its_setting(configure: Configure) -> None:
+    with pytest.raises(ConfigurationError, match="NOTIFY_JWT_PUBLIC_KEY"):
+        KeyRing.from_settings(configure(jwt_public_key="absent.pem"))
+
+
+def test_the_settings_say_which_of_several_secrets_is_too_short(configure: Configure) -> None:
+    with pytest.raises(ConfigurationError, match="number 2"):
+        KeyRing.from_settings(configure(jwt_secret=f"{SECRET},short"))
+
+
+async def test_keys_of_every_source_are_trusted_together(issuer: Issuer, tmp_path: Path, configure: Configure) -> None:
+    issuer.keys = [jwk_of(ED25519, "e")]
+    path = tmp_path / "key.pem"
+    path.write_text(pem_of(RSA))
+    configured = configure(jwt_secret=SECRET, jwt_public_key=str(path), jwt_jwks_url=issuer.url, jwt_audience="notify")
+    authenticator = Authenticator.from_settings(configured)
+    tokens = [
+        jwt.encode({"sub": "alice", "exp": FAR, "aud": "notify"}, SECRET),
+        token_of(RSA, "a kid the PEM knows nothing of", aud="notify"),
+        token_of(ED25519, "e", aud="notify"),
+    ]
+    assert [(await authenticator.verify(token)).subject for token in tokens] == ["alice"] * 3
+    await authenticator.close()
+
+
+async def test_a_jwks_file_is_read(tmp_path: Path, trust: Trust) -> None:
+    path = tmp_path / "a b.json"
+    path.write_text(json.dumps({"keys": [jwk_of(P256, "k")]}))
+    authenticator = trust(path.as_uri())
+    assert (await authenticator.verify(token_of(P256, "k"))).subject == "alice"
+
+
+async def test_a_jwks_file_that_is_missing_refuses_tokens_and_nothing_else(tmp_path: Path, trust: Trust) -> None:
+    with pytest.raises(InvalidToken):
+        await trust((tmp_path / "absent.json").as_uri()).verify(token_of(P256, "k"))
+
+
+async def test_the_kid_picks_the_key(issuer: Issuer, trust: Trust) -> None:
+    issuer.keys = [jwk_of(P256, "one"), jwk_of(OTHER_P256, "two")]
+    authenticator = trust()
+    assert await authenticator.verify(token_of(OTHER_P256, "two"))
+    with pytest.raises(InvalidToken):
+        await authenticator.verify(token_of(OTHER_P256, "one"))
+
+
+async def test_without_a_kid_every_key_of_the_type_is_tried(issuer: Issuer, trust: Trust) -> None:
+    issuer.keys = [jwk_of(RSA, "r"), jwk_of(P256, "one"), jwk_of(OTHER_P256, "two")]
+    assert await trust().verify(token_of(OTHER_P256))
+
+
+async def test_a_published_symmetric_key_verifies_nothing(issuer: Issuer, trust: Trust) -> None:
+    issuer.keys = [{"kty": "oct", "kid": "k", "k": "YW4gSFMyNTYgc2VjcmV0IG9mIDMyIGJ5dGVzIG9yIG1vcmU", "alg": "HS256"}]
+    with pytest.raises(InvalidToken):
+        await trust().verify(jwt.encode({"sub": "alice", "exp": FAR}, SECRET, headers={"kid": "k"}))
+
+
+async def test_a_key_published_later_is_learnt_from_its_first_token(issuer: Issuer, trust: Trust) -> None:
+    issuer.keys = [jwk_of(P256, "old")]
+    authenticator = trust()
+    await authenticator.verify(token_of(P256, "old"))
+    issuer.keys.append(jwk_of(OTHER_P256, "new"))
+    assert await authenticator.verify(token_of(OTHER_P256, "new"))
+    assert issuer.fetches == 2
+
+
+async def test_a_key_that_was_withdrawn_stops_working_even_for_a_remembered_token(issuer: Issuer, trust: Trust) -> None:
+    issuer.keys = [jwk_of(P256, "old")]
+    authenticator = trust()
+    token = token_of(P256, "old")
+    await authenticator.verify(token)
+    issuer.keys = [jwk_of(OTHER_P256, "new")]
+    await authenticator.verify(token_of(OTHER_P256, "new"))
+    assert authenticator.recall(token) is None
+    with pytest.raises(InvalidToken):
+        await authenticator.verify(token)
+
+
+async def test_a_key_that_stayed_keeps_its_remembered_tokens(issuer: Issuer, trust: Trust) -> None:
+    issuer.keys = [jwk_of(P256, "stays")]
+    authenticator = trust()
+    token = token_of(P256, "stays")
+    await authenticator.verify(token)
+    issuer.keys.append(jwk_of(OTHER_P256, "new"))
+    await authenticator.verify(token_of(OTHER_P256, "new"))
+    assert authenticator.recall(token) is not None
+
+
+async def test_a_storm_of_unknown_kids_makes_one_more_fetch_in_30_seconds(
+    issuer: Issuer, trust: Trust, clock: Clock
+) -> None:
+    issuer.keys = [jwk_of(P256, "known")]
+    authenticator = trust()
+    await authenticator.verify(token_of(P256, "known"))
+
+    async def storm(name: str) -> None:
+        tokens = [token_of(OTHER_P256, f"{name}{number}") for number in range(20)]
+        outcomes = await asyncio.gather(*map(authenticator.verify, tokens), return_exceptions=True)
+        assert all(isinstance(outcome, InvalidToken) for outcome in outcomes)
+
+    await storm("first")
+    assert issuer.fetches == 2
+    clock.now += UNKNOWN_KID_INTERVAL - 1
+    await storm("second")
+    assert issuer.fetches == 2
+    clock.now += 1
+    await storm("third")
+    assert issuer.fetches == 3
+
+
+async def test_a_forged_signature_under_a_known_kid_fetches_nothing(issuer: Issuer, trust: Trust) -> None:
+    issuer.keys = [jwk_of(P256, "known")]
+    authenticator = trust()
+    await authenticator.verify(token_of(P256, "known"))
+    with pytest.raises(InvalidToken):
+        await authenticator.verify(token_of(OTHER_P256, "known"))
+    assert issuer.fetches == 1
+
+
+async def test_concurrent_first_tokens_share_one_fetch(issuer: Issuer, trust: Trust) -> None:
+    issuer.keys = [jwk_of(P256, "k")]
+    authenticator = trust()
+    await asyncio.gather(*(authenticator.verify(token_of(P256, "k", jti=str(number))) for number in range(20)))
+    assert issuer.fetches == 1
+
+
+async def test_a_caller_that_gives_up_does_not_cancel_the_fetch_of_the_others(issuer: Issuer, trust: Trust) -> None:
+    issuer.keys = [jwk_of(P256, "k")]
+    issuer.open.clear()
+    authenticator = trust()
+    first = asyncio.create_task(authenticator.verify(token_of(P256, "k", jti="1")))
+    second = asyncio.create_task(authenticator.verify(token_of(P256, "k", jti="2")))
+    await asyncio.wait_for(issuer.asked.wait(), PATIENCE)
+    first.cancel()
+    await asyncio.wait({first})
+    issuer.open.set()
+    assert (await asyncio.wait_for(second, PATIENCE)).subject == "alice"
+    assert first.cancelled()
+    assert issuer.fetches == 1
+
+
+async def test_a_key_published_during_a_fetch_in_flight_is_still_found(issuer: Issuer, trust: Trust) -> None:
+    issuer.keys = [jwk_of(P256, "old")]
+    issuer.open.clear()
+    authenticator = trust()
+    first = asyncio.create_task(authenticator.verify(token_of(P256, "old")))
+    await asyncio.wait_for(issuer.asked.wait(), PATIENCE)  # the document has been read
+    issuer.keys = [jwk_of(P256, "old"), jwk_of(OTHER_P256, "new")]
+    second = asyncio.create_task(authenticator.verify(token_of(OTHER_P256, "new")))
+    await asyncio.sleep(0)  # so that it joins
+    issuer.open.set()
+    assert await asyncio.wait_for(asyncio.gather(first, second), PATIENCE)
+    assert issuer.fetches == 2
+
+
+async def test_old_keys_serve_while_a_hanging_issuer_is_asked_again(issuer: Issuer, trust: Trust, clock: Clock) -> None:
+    issuer.keys = [jwk_of(P256, "k")]
+    authenticator = trust()
+    remembered = token_of(P256, "k")
+    await authenticator.verify(remembered)
+    issuer.asked.clear()
+    issuer.open.clear()
+    clock.now += MAX_AGE
+    assert authenticator.recall(remembered) is not None  # and this use starts the refresh
+    await asyncio.wait_for(issuer.asked.wait(), PATIENCE)
+    assert await authenticator.verify(token_of(P256, "k", jti="another"))
+    assert issuer.fetches == 2
+
+
+async def test_keys_younger_than_10_minutes_are_not_fetched_again(issuer: Issuer, trust: Trust, clock: Clock) -> None:
+    issuer.keys = [jwk_of(P256, "k")]
+    authenticator = trust()
+    await authenticator.verify(token_of(P256, "k"))
+    clock.now += MAX_AGE - 1
+    await authenticator.verify(token_of(P256, "k", jti="another"))
+    assert authenticator.keys._in_flight() is None  # noqa: SLF001 - that nothing started can't be awaited
+    assert issuer.fetches == 1
+
+
+async def test_a_background_refresh_takes_away_a_withdrawn_key(issuer: Issuer, trust: Trust, clock: Clock) -> None:
+    issuer.keys = [jwk_of(P256, "k")]
+    authenticator = trust()
+    token = token_of(P256, "k")
+    await authenticator.verify(token)
+    issuer.keys = []
+    clock.now += MAX_AGE
+    assert authenticator.recall(token) is not None
+    await settled(authenticator)
+    assert authenticator.recall(token) is None
+
+
+OK = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n",
+        OK + b"Content-Length: 5\r\n\r\nhello",
+        OK + b"Content-Length: 500\r\n\r\ncut",
+        OK + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd",
+        b"garbage\r\n\r\n",
+        b"",
+    ],
+)
+async def test_a_bad_answer_leaves_the_keys_as_they_were(
+    issuer: Issuer, trust: Trust, clock: Clock, answer: bytes
+) -> None:
+    issuer.keys = [jwk_of(P256, "k")]
+    authenticator = trust()
+    await authenticator.verify(token_of(P256, "k"))
+    issuer.answer = answer
+    clock.now += MAX_AGE
+    assert not await authenticator.keys.refresh()
+    assert await authenticator.verify(token_of(P256, "k", jti="another"))
+
+
+async def test_a_redirect_is_not_followed(issuer: Issuer, trust: Trust) -> None:
+    issuer.keys = [jwk_of(P256, "k")]
+    async with listening(Issuer()) as detour:
+        detour.answer = f"HTTP/1.1 302 Found\r\nLocation: {issuer.url}\r\nContent-Length: 0\r\n\r\n".encode()
+        with structlog.testing.capture_logs() as logs, pytest.raises(InvalidToken):
+            await trust(detour.url).verify(token_of(P256, "k"))
+    assert issuer.fetches == 0
+    assert "redirect" in logs[0]["reason"]
+
+
+async def test_a_document_over_the_limit_is_refused_before_it_is_all_here(issuer: Issuer, trust: Trust) -> None:
+    document = json.dumps({"keys": [jwk_of(P256, "k")]}).encode() + b" " * (MAX_JWKS_BYTES + 1)
+    # The last chunk never comes: reading on would end in a broken connection, not in this reason.
+    issuer.answer = OK + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(document), document)
+    with structlog.testing.capture_logs() as logs, pytest.raises(InvalidToken):
+        await trust().verify(token_of(P256, "k"))
+    assert "bytes" in logs[0]["reason"]
+
+
+async def test_an_issuer_that_is_down_at_the_start_is_asked_again_after_5_seconds(
+    issuer: Issuer, trust: Trust, clock: Clock
+) -> None:
+    issuer.answer = b"HTTP/1.1 503 Down\r\nContent-Length: 0\r\n\r\n"
+    authenticator = trust()
+    token = token_of(P256, "k")
+    for _ in range(3):
+        with pytest.raises(InvalidToken, match="could not be fetched yet"):
+            await authenticator.verify(token)
+    assert issuer.fetches == 1
+    issuer.answer, issuer.keys = None, [jwk_of(P256, "k")]
+    clock.now += RETRY_INTERVAL
+    assert await authenticator.verify(token)
+    assert issuer.fetches == 2
+
+
+async def test_an_issuer_nobody_listens_for_refuses_tokens_until_it_is_back(trust: Trust, clock: Clock) -> None:
+    async with listening(Issuer()) as issuer:
+        url, port = issuer.url, int(issuer.url.split(":")[2].split("/")[0])
+    authenticator = trust(url)
+    with pytest.raises(InvalidToken):
+        await authenticator.verify(token_of(P256, "k"))
+    clock.now += RETRY_INTERVAL
+    async with listening(Issuer(), port) as issuer:
+        issuer.keys = [jwk_of(P256, "k")]
+        assert await authenticator.verify(token_of(P256, "k"))
+
+
+async def test_an_issuer_that_never_answers_is_given_up(issuer: Issuer, trust: Trust) -> None:
+    issuer.open.clear()
+    authenticator = trust(fetch_timeout=0.05)
+    with structlog.testing.capture_logs() as logs:
+        with pytest.raises(InvalidToken, match="could not be fetched yet"):
+            await authenticator.verify(token_of(P256, "k"))
+        await settled(authenticator)
+    assert [entry["reason"] for entry in logs] == ["TimeoutError"]  # of all of it; one read's would be httpx's own
+
+
+async def test_a_failed_fetch_logs_no_password_of_the_url(issuer: Issuer, trust: Trust) -> None:
+    issuer.answer = b"garbage\r\n\r\n"
+    authenticator = trust(issuer.url.replace("http://", "http://user:hunter2@"))
+    with structlog.testing.capture_logs() as logs:
+        assert not await authenticator.keys.refresh()
+    assert logs[0]["event"] == "key.refresh_failed"
+    assert "hunter2" not in repr(logs)
+
+
+async def test_closing_ends_the_refresh_in_flight_and_starts_no_other(
+    issuer: Issuer, trust: Trust, clock: Clock
+) -> None:
+    issuer.open.clear()
+    authenticator = trust()
+    waiting = asyncio.create_task(authenticator.verify(token_of(P256, "k")))
+    await asyncio.wait_for(issuer.asked.wait(), PATIENCE)
+    await asyncio.wait_for(authenticator.close(), PATIENCE)
+    with pytest.raises(InvalidToken):
+        await asyncio.wait_for(waiting, PATIENCE)
+    issuer.open.set()
+    clock.now += RETRY_INTERVAL
+    with pytest.raises(InvalidToken):
+        await authenticator.verify(token_of(P256, "k"))
+    assert issuer.fetches == 1
