@@ -2,10 +2,7 @@
 
 import asyncio
 import signal
-import tempfile
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -18,13 +15,6 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(150)]
 
 STEADY = 2.5  # seconds of load before and after each fault: long enough for acks older than the grace
 SENDER = {"Authorization": f"Bearer {mint(SECRET, subject='shop', scope='notifications:send')}"}
-
-
-@pytest.fixture
-async def cluster() -> AsyncIterator[Cluster]:
-    with tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp", ignore_cleanup_errors=True) as directory:
-        async with Cluster(Path(directory)) as cluster:
-            yield cluster
 
 
 async def test_a_node_killed_in_the_middle_loses_nothing(cluster: Cluster) -> None:
