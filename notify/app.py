@@ -41,6 +41,8 @@ from notify.api.stream import PATH_STREAM, Streaming
 from notify.api.topics import list_subscribers, subscribe, unsubscribe
 from notify.auth import Authenticator
 from notify.bridge import Bridge
+from notify.console.rendering import build_templates
+from notify.console.routes import console_router
 from notify.demo.routes import demo_router
 from notify.errors import Close, NotifyError
 from notify.frames import MomentaryFrames
@@ -185,9 +187,11 @@ class Application:
                 openapi_json,
                 docs,
                 client_asset,
+                console_router(),
                 *([demo_router()] if self._dev else []),
             ],
             lifespan=[self._live],
+            template_config=build_templates(),
             dependencies={
                 "services": Provide(lambda: self._services, sync_to_thread=False),
                 "readiness": Provide(lambda: self.readiness, sync_to_thread=False),

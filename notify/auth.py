@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import re
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

@@ -164,8 +164,13 @@ class Lane(Generic[ItemT, ResultT]):
         await self.close()
 
     async def close(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - the bound of the drain, the caller's to choose
-        """Refuse what is new, wait for what was accepted, at most `timeout` seconds; then fail the rest."""
+        """Refuse what is new, wait for what was accepted, at most `timeout` seconds; then fail the rest.
+
+        What waits for somebody's lock is not waited for, except in a lane that repeats.
+        """
         self._closed = True
+        if self._warden is not None and not self._repeats:
+            self._warden.cancel()  # who holds a lock does not know that we are leaving
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while self._flying or self._warden:
@@ -338,6 +343,10 @@ class Lane(Generic[ItemT, ResultT]):
         return []
 
     def _park(self, waiting: list[_Pending[ItemT, ResultT]]) -> None:
+        if self._closed and not self._repeats:
+            for pending in waiting:
+                pending.fail(Unavailable("the service is shutting down; nothing was accepted"))
+            return
         self._parked.extend(waiting)
         if self._warden is None:
             self._warden = asyncio.get_running_loop().create_task(self._guard(), name=f"lane {self.name} parking")

@@ -73,11 +73,12 @@ class Bridge:
         pause = low
         while True:
             try:
-                if await self._listen_once():
-                    pause = low
+                await self._listen_once()
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, NotifyError) as error:
                 log.warning("bridge.failed", reason=f"{type(error).__name__}: {error}")
             finally:
+                if self.listening.is_set():
+                    pause = low  # it had worked, however it ended
                 self.listening.clear()
                 metrics.BRIDGE_UP.set(0)
             self.reconnects += 1
@@ -85,8 +86,8 @@ class Bridge:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
             pause = min(pause * 2, high)
 
-    async def _listen_once(self) -> bool:
-        """Connect, listen, catch up, beat until the link fails. Returns whether it ever worked."""
+    async def _listen_once(self) -> None:
+        """Connect, listen, catch up, beat until the link fails."""
         connection = await asyncpg.connect(
             self._url,
             timeout=CONNECT_SECONDS,
@@ -113,7 +114,6 @@ class Bridge:
                     async with asyncio.timeout(BEAT_SECONDS):
                         await self._lost.wait()
             log.warning("bridge.lost")
-            return True
         finally:
             connection.terminate()
 

@@ -170,6 +170,8 @@ class Gateway:
             raise SessionClosed(Close.UNAUTHENTICATED, str(error)) from None
         if not identity.may(Scope.RECEIVE):
             raise SessionClosed(Close.FORBIDDEN, f"the token lacks the scope {Scope.RECEIVE}")
+        if self.draining:
+            raise SessionClosed(Close.DRAINING, "this node is leaving")
         return identity
 
     async def _verify(self, token: str) -> Identity:

@@ -42,7 +42,9 @@ class Janitor:
             try:
                 busy = await self._store.outbox.release() + await self._store.outbox.sweep_expired()
                 due = 0.0 if busy else await self._store.outbox.next_due()
-                pause = POLL_SECONDS if due is None else min(max(due, 0.02), POLL_SECONDS)
+                # What is long due and did not get done waits for somebody: looking again at once would not help.
+                stuck = due is None or due < -POLL_SECONDS
+                pause = POLL_SECONDS if due is None or stuck else min(max(due, 0.02), POLL_SECONDS)
             except NotifyError as error:
                 log.warning("janitor.interrupted", reason=str(error))
             await asyncio.sleep(pause * random.uniform(0.8, 1.0))  # noqa: S311 - jitter, not a secret

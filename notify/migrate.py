@@ -35,7 +35,7 @@ ANSWER_SECONDS = 10.0  # for everything short
 LOCK_SECONDS = 60.0 + ANSWER_SECONDS  # LOCK_WAIT on our side
 
 
-class MigrationFailed(NotifyError):  # noqa: N818 - named like the rest of the tree: by what happened
+class MigrationFailed(NotifyError):
     """A migration could not be applied and left nothing behind; the message says which, where and what to do."""
 
 

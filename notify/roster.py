@@ -10,12 +10,13 @@ import asyncio
 import os
 import socket
 import time
+from contextlib import suppress
 from typing import Protocol
 from uuid import UUID
 
 import structlog
 
-from notify import __version__
+from notify import __version__, clock
 from notify.errors import NotifyError
 from notify.hub import Hub, Listener
 from notify.store import Store
@@ -52,7 +53,7 @@ class Link(Protocol):
 
 
 class Roster:
-    """This node's entries on the list of all nodes and sessions. `draining` tells whether it is leaving."""
+    """Writes down this node and its sessions, and what is due every second. `draining` tells whether it is leaving."""
 
     def __init__(self, node: UUID, hub: Hub, store: Store, link: Link) -> None:
         self.node = node
@@ -125,7 +126,7 @@ class Roster:
                     reconnects=self._link.reconnects,
                 ),
                 [
-                    OpenedSession(s.id, s.user, s.device, s.protocol, s.identity.token_id, now - s.opened_at)
+                    OpenedSession(s.id, s.user, s.device, s.protocol, s.identity.token_id, clock.now() - now + s.opened_at)
                     for s in opened.values()
                 ],
                 closed,
@@ -144,6 +145,9 @@ class Roster:
         self._known = True
 
     async def _report_always(self) -> None:
+        with suppress(TimeoutError):  # a node that has only just started is not one whose link is down
+            async with asyncio.timeout(REPORT_SECONDS):
+                await self._link.listening.wait()
         while True:
             changes = len(self._opened) + len(self._closed)
             try:

@@ -72,7 +72,7 @@ MAX_FRAMES_PER_SECOND = 200
 
 MAX_OFFERS = 64
 MAX_OFFERED_BYTES = 256 * 1024
-"""Messages that are not stored, and their bytes, that wait for a peer; what comes beyond is skipped (`ttl: 0`)."""
+"""Messages that are not stored, and their bytes (but always one), that wait for a peer; more are skipped (`ttl: 0`)."""
 
 
 class PeerGone(NotifyError):
@@ -242,7 +242,7 @@ class Session:
         """Send a message that is not stored, unless this session is not yet caught up, or slower than they come."""
         if self._caught_up and self._closing is None and len(self._offers) < MAX_OFFERS:
             encoded = message.encode(self._codec)
-            if self._offered_bytes + len(encoded) <= MAX_OFFERED_BYTES:
+            if not self._offers or self._offered_bytes + len(encoded) <= MAX_OFFERED_BYTES:
                 self._offers.append(encoded)
                 self._offered_bytes += len(encoded)
                 self._start_pump()
@@ -456,7 +456,11 @@ class Session:
             size = self._limits.max_unacked_bytes - self._unacked_bytes
             if entries <= 0 or size <= 0:
                 return False  # the window is full: an ack starts the pump again
-            await self._send_page(await self._store.mailboxes.fetch(self.user, self._position, entries, size))
+            told = self._head
+            page = await self._store.mailboxes.fetch(self.user, self._position, entries, size)
+            if self._head == told:
+                self._head = page.head  # a wake-up that promised more was wrong; believing it would never end
+            await self._send_page(page)
             return True
         if not self._caught_up:
             self._caught_up = True

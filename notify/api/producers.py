@@ -121,6 +121,10 @@ class Sending:
 
     async def _send_one(self, incoming: "Incoming", send: Send) -> None:
         request = self._single.decode(incoming.body, incoming.codec)
+        # Before it is checked against what may have changed since: the limits, the clock, a topic's subscribers.
+        if (known := await self._recall(incoming)) is not None:
+            await answer_sent(send, known)
+            return
         checker = self._checker(incoming)
         notification = await checker.check(request)
         if notification.ttl == 0:
@@ -131,18 +135,15 @@ class Sending:
             await answer(send, 202, sent)
             return
         checker.finish()
-        stored = await self._store([notification], incoming)
-        await answer(
-            send,
-            201,
-            Sent(stored.ids[0], stored.recipients, stored.created_at),
-            {"location": f"{PATH_SEND}/{stored.ids[0]}", **stored.headers},
-        )
+        await answer_sent(send, await self._store([notification], incoming))
 
     async def _send_many(self, incoming: "Incoming", send: Send) -> None:
         request = self._batch.decode(incoming.body, incoming.codec)
         if len(request.notifications) > self._services.settings.max_batch:
             raise TooLarge(f"a batch holds at most {self._services.settings.max_batch} notifications")
+        if (known := await self._recall(incoming)) is not None:
+            await answer(send, 201, BatchSent(list(known.ids)), known.headers)
+            return
         checker = self._checker(incoming)
         notifications = [
             await checker.check(item, f"/notifications/{place}") for place, item in enumerate(request.notifications)
@@ -165,35 +166,29 @@ class Sending:
         return Checker(self._services.settings, incoming.producer, incoming.codec, self._services.store.topics.users)
 
     async def _store(self, notifications: Sequence[Notification], incoming: "Incoming") -> "Stored":
-        """Store what was sent, or give the answer that the same request got before."""
+        """Store what was sent, or give the answer that the same request just got elsewhere."""
         store = self._services.store
-        if incoming.key is None:
-            self._quota.take(incoming.producer, sum(len(n.to) for n in notifications))
-            moment = await store.sends.send(Post(notifications))
-        else:
-            digest = hashlib.blake2b(incoming.codec.to_bytes() + incoming.body, digest_size=16).digest()
-            if (known := await self._recall(incoming, digest)) is not None:
-                return known
-            self._quota.take(incoming.producer, sum(len(n.to) for n in notifications))
-            try:
-                moment = await store.sends.send(Post(notifications, Claim(incoming.key, digest)))
-            except KeyTaken as error:
-                known = None if error.in_flight else await self._recall(incoming, digest)
-                if known is None:
-                    raise InFlight(
-                        "a request with this Idempotency-Key is being answered; try again in a moment"
-                    ) from None
-                return known
         recipients = sum(len(n.to) for n in notifications)
+        self._quota.take(incoming.producer, recipients)
+        claim = None if incoming.key is None else Claim(incoming.key, incoming.digest)
+        try:
+            moment = await store.sends.send(Post(notifications, claim))
+        except KeyTaken as error:
+            known = None if error.in_flight else await self._recall(incoming)
+            if known is None:
+                raise InFlight("a request with this Idempotency-Key is being answered; try again in a moment") from None
+            return known
         store.activity.count_send(incoming.producer, len(notifications), recipients)
         return Stored([n.id for n in notifications], recipients, moment, {})
 
-    async def _recall(self, incoming: "Incoming", digest: bytes) -> "Stored | None":
-        assert incoming.key is not None
+    async def _recall(self, incoming: "Incoming") -> "Stored | None":
+        """Return what the same request was answered before. Raises KeyReused when it was another one."""
+        if incoming.key is None:
+            return None
         answered = await self._services.store.notifications.find_answer(incoming.producer, incoming.key)
         if answered is None:
             return None
-        if answered.digest != digest:
+        if answered.digest != incoming.digest:
             raise KeyReused("this Idempotency-Key was used for another request in the last 24 hours")
         return Stored(answered.ids, answered.recipients, answered.created_at, {"idempotent-replayed": "true"})
 
@@ -217,6 +212,11 @@ class Incoming(NamedTuple):
     body: bytes
     key: str | None
 
+    @property
+    def digest(self) -> bytes:
+        """What tells this request from another with the same Idempotency-Key."""
+        return hashlib.blake2b(self.codec.to_bytes() + self.body, digest_size=16).digest()
+
 
 class Stored(NamedTuple):
     """What was stored, now or by the same request before."""
@@ -225,6 +225,13 @@ class Stored(NamedTuple):
     recipients: int
     created_at: datetime
     headers: Mapping[str, str]
+
+
+async def answer_sent(send: Send, stored: Stored) -> None:
+    """Answer one stored notification with where it is."""
+    [notification] = stored.ids
+    sent = Sent(notification, stored.recipients, stored.created_at)
+    await answer(send, 201, sent, {"location": f"{PATH_SEND}/{notification}", **stored.headers})
 
 
 def refuse_key(incoming: Incoming) -> None:

@@ -13,7 +13,7 @@ from notify.api.body import MAX_ERRORS
 from notify.errors import FieldError, InvalidRequest, TooLarge
 from notify.ids import mint_id
 from notify.model import ID_LENGTH, Codec, Notification, is_identifier
-from notify.payload import check_json, check_value
+from notify.payload import NOT_UTF8, TOO_DEEP, check_json, check_value
 from notify.settings import Settings
 
 MAX_TYPE = 128
@@ -180,11 +180,15 @@ class Checker:
         limit = self._settings.max_data_bytes
         if len(data) > limit:
             raise TooLarge(f"{pointer} has {len(data)} bytes; at most {limit} are taken")
-        wrong = (
-            check_json(data, max_bytes=limit)
-            if self._codec is Codec.JSON
-            else check_value(msgspec.msgpack.decode(data))
-        )
+        if self._codec is Codec.JSON:
+            wrong = check_json(data, max_bytes=limit)
+        else:
+            try:
+                wrong = check_value(msgspec.msgpack.decode(data))
+            except UnicodeDecodeError:
+                wrong = NOT_UTF8
+            except (msgspec.DecodeError, RecursionError):
+                wrong = TOO_DEEP
         if wrong:
             self._errors.append(FieldError(pointer, wrong))
 

@@ -24,6 +24,9 @@ COMMANDS = {
     "token": "notify.cli.tokens",
     "send": "notify.cli.clients",
     "listen": "notify.cli.clients",
+    "queues": "notify.cli.queues",
+    "queue": "notify.cli.queues",
+    "doctor": "notify.cli.doctor",
     "bench": "notify.bench.command",
     "openapi": "notify.cli.reference",
 }

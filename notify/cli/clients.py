@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import os
+import stat
 import sys
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from datetime import datetime
 
 import msgspec
@@ -97,8 +99,37 @@ def listen(*, device: str, after: int | None, ack: bool, as_json: bool) -> None:
 async def follow(received: AsyncGenerator[Received], show: Callable[[Received], None]) -> None:
     """Show each frame; one that was shown is acknowledged."""
     async with aclosing(received) as frames:
-        async for frame in frames:
-            show(frame)
+        with while_somebody_reads():
+            async for frame in frames:
+                show(frame)
+
+
+@contextmanager
+def while_somebody_reads() -> Iterator[None]:
+    """End the block when whoever read our standard output has gone, though nothing may be written for hours."""
+    output = sys.stdout.fileno()
+    task = asyncio.current_task()
+    if task is None or not stat.S_ISFIFO(os.fstat(output).st_mode):
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    gone = False
+
+    def end() -> None:
+        nonlocal gone
+        gone = True
+        loop.remove_reader(output)
+        task.cancel()
+
+    # The writing end of a pipe becomes "readable" when the reading end is closed: EPOLLERR (poll(2)).
+    loop.add_reader(output, end)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not gone:
+            raise
+    finally:
+        loop.remove_reader(output)
 
 
 def print_json(frame: Received) -> None:

@@ -1,6 +1,6 @@
 /** A user's notifications, in a browser or in Node 20 and newer. See notify.js for what it promises. */
 
-/** Whatever JSON an app sends. Name your own shape: `client.on("notification", (frame: Notification<Order>) => …)`. */
+/** Whatever JSON an app sends. */
 export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
 
 export interface Options {
@@ -103,7 +103,8 @@ export interface Failure {
 }
 
 export interface EventDetails {
-  notification: Notification;
+  // The shape of `data` is between the app and its pages: name it as `(frame: Notification<Order>) => …`.
+  notification: Notification<any>;
   read: Read;
   retract: Retract;
   welcome: Welcome;

@@ -1139,7 +1139,7 @@ class Tokens {
 
   constructor(source) {
     if (typeof source !== "function" && (typeof source !== "string" || source === "")) {
-      throw new TypeError("notify: `token` must be a token, or better a function that returns (a promise of) a fresh one");
+      throw new TypeError("notify: `token` must be a token, or better a function that returns a fresh one");
     }
     this.#source = source;
   }
@@ -1195,9 +1195,12 @@ function readClaims(token) {
 /** The service's base URL; without one, wherever this module came from. */
 function readBase(url) {
   const module = import.meta.url;
-  const base = new URL(url ?? (/^https?:/.test(module) ? new URL("..", module) : "invalid:"), globalThis.location?.href);
+  const own = /^https?:/.test(module) ? new URL("..", module) : "none:";
+  const base = new URL(url ?? own, globalThis.location?.href);
   base.protocol = { "ws:": "http:", "wss:": "https:" }[base.protocol] ?? base.protocol;
-  if (!/^https?:$/.test(base.protocol)) throw new TypeError("notify: `url` must be the service's, such as https://the.service");
+  if (!/^https?:$/.test(base.protocol)) {
+    throw new TypeError("notify: `url` must be the service's, such as https://the.service");
+  }
   return base.origin + base.pathname.replace(/\/+$/, "");
 }
 

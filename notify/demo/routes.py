@@ -44,9 +44,17 @@ MAX_BODY_BYTES = 512 * 1024
 DEMO_NAME = re.compile(r"demo-[a-z0-9-]{1,40}")
 """The users and topics that the demo may touch, so that a click in it reaches nobody else's mailbox."""
 
-PAGES = {"": "page.html", "chat": "chat.html", "game": "game.html", "prices": "prices.html", "document": "document.html"}
+PAGES = {
+    "": "page.html",
+    "chat": "chat.html",
+    "game": "game.html",
+    "prices": "prices.html",
+    "document": "document.html",
+}
 ASSETS = {
-    "notify.demo.assets": frozenset({"icon.svg", "page.css", "page.js", "device.js", "network.js", "tour.js", "backend.js"}),
+    "notify.demo.assets": frozenset(
+        {"icon.svg", "page.css", "page.js", "device.js", "network.js", "tour.js", "backend.js"}
+    ),
     "notify.demo.examples": frozenset(
         {"examples.css", "sides.js", "chat.js", "game.js", "prices.js", "document.js", "plain.js", "msgpack.js"}
     ),
@@ -122,10 +130,13 @@ def only_here(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRout
     peer = connection.client.host if connection.client is not None else None
     if not (is_loopback(read_host(authority)) and is_loopback(peer)):
         raise Forbidden("the demo is for this machine alone: open it at http://127.0.0.1 or http://localhost")
-    if connection.scope["method"] in {"GET", "HEAD"}:
+    if isinstance(connection, Request) and connection.method in {"GET", "HEAD"}:
         return
     # Browsers send `Origin` with every POST; whatever sends none is no page of ours.
-    if connection.headers.get("origin", "").lower() not in {f"http://{authority}".lower(), f"https://{authority}".lower()}:
+    if connection.headers.get("origin", "").lower() not in {
+        f"http://{authority}".lower(),
+        f"https://{authority}".lower(),
+    }:
         raise Forbidden("the demo takes requests from its own pages only")
 
 
@@ -194,7 +205,9 @@ async def token(request: Request[Any, Any, Any], services: NamedDependency[Servi
     check_names([body.user], "/user")
     settings = services.settings
     if not settings.jwt_secret:
-        raise Unavailable("the demo makes its tokens with NOTIFY_JWT_SECRET, which is not set; start it without other keys")
+        raise Unavailable(
+            "the demo makes its tokens with NOTIFY_JWT_SECRET, which is not set; start it without other keys"
+        )
     made = mint(
         settings.jwt_secret[0].get_secret_value(),
         subject=body.user,

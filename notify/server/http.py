@@ -5,7 +5,7 @@ Promises that a request arrives within its time and size or is refused (400, 431
 
 import asyncio
 from asyncio import TimerHandle
-from typing import Any
+from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -54,35 +54,43 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what is no body; the parser itself would take it without end."""
+        """Parse, within the limits and the time that the part it belongs to has."""
         if self._deaf or self.transport.is_closing():
             return
         self._unset_keepalive_if_required()
-        if self._in_headers:
-            # What follows the headers in the same packet is not theirs.
-            seam = self._header_tail + data
-            end = seam.find(b"\r\n\r\n")
-            self._header_bytes += len(data) if end < 0 else end
-            self._header_tail = seam[-3:]
-        else:
-            self._idle_bytes += len(data)  # until some of it turns out to be body
+        self._count(data)
         if self._header_bytes <= self._limits.header_bytes:
-            try:
-                self.parser.feed_data(data)
-            except httptools.HttpParserUpgrade:
-                self._deaf = True  # what comes now belongs to another protocol, or to one that isn't spoken here
-                if self._should_upgrade():
-                    self.handle_websocket_upgrade()
-                return
-            except httptools.HttpParserError:
-                self._refuse(InvalidRequest("this is not HTTP/1.1"))
-                return
+            self._feed(data)
+        if self._deaf:
+            return
         if max(self._header_bytes, self._idle_bytes) > self._limits.header_bytes:
             self._refuse(HeadersTooLarge(f"the headers have more than {self._limits.header_bytes} bytes"))
         elif self._deadline is None and not self._in_headers:
             self._arm(self._limits.body_seconds)
         elif self._deadline is None and (self.cycle is None or self.cycle.response_complete):
             self._arm(self._limits.header_seconds)
+
+    def _count(self, data: bytes) -> None:
+        """Count what is no body: the parser itself would take it without end."""
+        if self._in_headers:
+            seam = self._header_tail + data
+            end = seam.find(b"\r\n\r\n")  # what follows it in the same packet is no header
+            self._header_bytes += len(data) if end < 0 else end
+            self._header_tail = seam[-3:]
+        else:
+            self._idle_bytes += len(data)  # until some of it turns out to be body
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._deaf = True  # what comes now belongs to another protocol, or to one that isn't spoken here
+            if self._should_upgrade():
+                self.handle_websocket_upgrade()
+                if early := data[upgrade.args[0] :]:
+                    cast("asyncio.Protocol", self.transport.get_protocol()).data_received(early)
+        except httptools.HttpParserError:
+            self._refuse(InvalidRequest("this is not HTTP/1.1"))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header. One that comes after the body is none (RFC 9110, section 6.5.1)."""

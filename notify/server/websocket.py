@@ -82,7 +82,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         # The deadline comes first: a close has to wait until the peer has read what was sent before it.
         timer = self._drop_later() if message["type"] == "websocket.close" else None
         await self.writable.wait()
-        if self.disconnected or self.transport.is_closing():
+        if self.disconnected or self._deaf or self.transport.is_closing():
             raise ClientDisconnected
         await super().send(message)
         if timer is not None and self.close_timer is not None and self.close_timer is not timer:

@@ -9,10 +9,15 @@ from notify.momentary import Momentary, split
 from notify.store.database import Database
 
 MAX_WEIGHT = 1_024 * 1_024
-"""Bytes of data in one statement."""
+"""Bytes of data and recipients in one statement (but always one message): far less than momentary.MAX_PARTS can carry."""
 
 QUEUE = 5_000
 """Messages that wait at most; they are for now or never, so a long queue would only age them."""
+
+
+def weigh(message: Momentary) -> int:
+    """Bytes of a message as it travels, about."""
+    return len(bytes(message.data)) + sum(len(user) + len('"",') for user in message.to)
 
 
 class Broadcasts:
@@ -25,7 +30,7 @@ class Broadcasts:
             self._send,
             capacity=QUEUE,
             max_weight=MAX_WEIGHT,
-            weigh=lambda message: len(bytes(message.data)),
+            weigh=weigh,
         )
 
     async def send(self, messages: Sequence[Momentary]) -> None:

@@ -38,6 +38,8 @@ SERVER_SETTINGS = {
     "idle_in_transaction_session_timeout": "10s",
     "tcp_user_timeout": "10s",  # a statement's answer to a node that is gone must not hold locks for longer
     "jit": "off",  # compiling pays for long queries only; ours are short
+    "max_parallel_workers_per_gather": "0",  # the same of starting processes
+    "enable_seqscan": "off",  # every table has its index; a plan made while one was empty must not outlive that
 }
 
 KEY_IN_FLIGHT = "NT409"

@@ -109,7 +109,13 @@ class Mailboxes:
         self._put_ack(Ack(user, device, seq))
 
     async def acknowledge(self, user: str, device: str, seq: int) -> None:
-        """Move a device's cursor and return once that is down. Raises Unavailable when somebody holds it for too long."""
+        """Move a device's cursor and return once that is down; beyond the head it means nothing.
+
+        Raises Unavailable when somebody holds it for too long.
+        """
+        # Looked at first: it may travel as one with an ack of the device's session, which must not be lost with it.
+        if seq > (await self.read_heads((user,))).get(user, 0):
+            return
 
         async def attempt() -> None:
             if not await self.acking.submit(Ack(user, device, seq)):

@@ -2,11 +2,12 @@
 
 from notify.store.database import Database
 
-RELEASE_ROWS = 200
-"""Rows released in one commit: their mailboxes are held for as long as it takes."""
+RELEASE_RECIPIENTS = 5_000
+"""Recipients released in one commit: their mailboxes are held for as long as it takes."""
 
 SWEEP_NOTIFICATIONS = 200
-"""Expired notifications taken out of the unread counts in one commit."""
+SWEEP_RECIPIENTS = 5_000
+"""Expired notifications, and their recipients, taken out of the unread counts in one commit; always one notification."""
 
 
 class Outbox:
@@ -18,11 +19,11 @@ class Outbox:
 
     async def release(self) -> int:
         """Release what is due. Returns how much was; 0 also when another node is at it."""
-        return int(await self._database.value("release", RELEASE_ROWS, self._max_pending))
+        return int(await self._database.value("release", RELEASE_RECIPIENTS, self._max_pending))
 
     async def sweep_expired(self) -> int:
         """Take what expired out of the unread counts. Returns how many notifications that were."""
-        return int(await self._database.value("sweep_expired", SWEEP_NOTIFICATIONS))
+        return int(await self._database.value("sweep_expired", SWEEP_NOTIFICATIONS, SWEEP_RECIPIENTS))
 
     async def next_due(self) -> float | None:
         """Return in how many seconds something is due or expires, None when nothing ever is."""

@@ -30,14 +30,14 @@ class NodeReport(msgspec.Struct, frozen=True):
 
 
 class OpenedSession(msgspec.Struct, frozen=True):
-    """A session that opened `age` seconds ago. `token_id` is its token's `jti`."""
+    """A session that opened at `at`, in unix seconds by the database's clock. `token_id` is its token's `jti`."""
 
     id: UUID
     user: str
     device: str
     protocol: str
     token_id: str | None
-    age: float
+    at: float
 
 
 class NodeState(msgspec.Struct, frozen=True):
@@ -103,7 +103,7 @@ class Sessions:
                 [session.device for session in opened],
                 [session.protocol for session in opened],
                 [session.token_id for session in opened],
-                [session.age for session in opened],
+                [session.at for session in opened],
                 list(closed),
                 list(watched),
                 self._max_sessions,

@@ -32,7 +32,7 @@ CREATE TABLE notify.notification (
     collapse_key text,
     swept boolean NOT NULL DEFAULT false  -- expired, and taken out of the unread counts
 );
-CREATE INDEX notification_age ON notify.notification (created_at);
+CREATE INDEX notification_age ON notify.notification (created_at, id);
 CREATE INDEX notification_unswept ON notify.notification (expires_at) WHERE NOT swept;
 
 -- The log. Insert-only. kind: 1 a notification; 2 a retract of `target`; 3 a read mark up to `target` or for `seqs`,

@@ -1,38 +1,90 @@
--- Releases what is due, in the order of (due_at, id): numbers it and takes it out of the outbox in one commit.
--- One releaser at a time in the whole cluster (an advisory lock, gone with its transaction); the others return at once.
--- A row whose mailbox somebody holds stays for the next round; a bad one is set aside and says why. outbox_due.
-CREATE FUNCTION notify.release(max_rows integer, max_pending bigint) RETURNS bigint
+-- Those of some users whose mailboxes somebody else holds at this moment; the others are held by the caller from here on.
+-- Waits for nobody. Primary key.
+CREATE FUNCTION notify.grab(users text[]) RETURNS text[]
+LANGUAGE sql VOLATILE AS $$
+    WITH free AS (
+        SELECT m.user_id FROM notify.mailbox AS m WHERE m.user_id = ANY (users) ORDER BY m.user_id FOR UPDATE SKIP LOCKED
+    )
+    SELECT COALESCE(array_agg(m.user_id), '{}') FROM notify.mailbox AS m
+    WHERE m.user_id = ANY (users) AND m.user_id NOT IN (SELECT f.user_id FROM free AS f)
+$$;
+
+-- Releases what is due, in the order of (due_at, id): numbers it and takes it out of the outbox in one commit. Answers with how
+-- many rows it got anywhere with. One releaser at a time in the whole cluster (an advisory lock, gone with its transaction);
+-- the others return at once. Whose mailbox somebody holds waits in the outbox, all that is due to them in its order, and
+-- nobody else does; a row with more recipients than max_recipients goes in several calls; a bad one is set aside and says why.
+-- Ends after a fifth of a second of work, since the mailboxes are held for as long. outbox_due.
+CREATE FUNCTION notify.release(max_recipients integer, max_pending bigint) RETURNS bigint
 LANGUAGE plpgsql SET lock_timeout = '250ms' AS $$
 DECLARE
+    moment timestamptz := clock_timestamp();
     due record;
+    part text[];          -- the recipients whose turn it is,
+    blocked text[];       -- those of them who have to wait,
+    rest text[];          -- and all who stay in the outbox
+    held text[] := '{}';  -- everyone found blocked in this call: nothing of theirs may overtake what waits for them
+    room integer := max_recipients;
+    waited interval := '0'; -- for mailboxes that somebody was just making
+    begun timestamptz;
+    found_any boolean := true;
     released bigint := 0;
 BEGIN
     IF NOT pg_try_advisory_xact_lock(hashtextextended('notify outbox', 2)) THEN
         RETURN 0;
     END IF;
-    FOR due IN
-        SELECT o.id, o.users, n.collapse_key, n.expires_at
-        FROM notify.outbox AS o JOIN notify.notification AS n ON n.id = o.id
-        WHERE o.due_at <= clock_timestamp() AND o.problem IS NULL
-        ORDER BY o.due_at, o.id LIMIT max_rows
-        FOR UPDATE OF o SKIP LOCKED
-    LOOP
-        BEGIN
-            IF due.expires_at <= clock_timestamp() THEN
-                UPDATE notify.outbox AS o SET problem = 'expired' WHERE o.id = due.id;
-            ELSE
-                DELETE FROM notify.outbox AS o WHERE o.id = due.id;
-                PERFORM notify.number(
-                    array_fill(due.id, ARRAY[cardinality(due.users)]), due.users,
-                    array_fill(due.collapse_key, ARRAY[cardinality(due.users)]), max_pending);
+    <<rounds>>
+    WHILE found_any LOOP
+        found_any := false;
+        FOR due IN
+            SELECT o.id, o.users, n.collapse_key, n.expires_at
+            FROM notify.outbox AS o JOIN notify.notification AS n ON n.id = o.id
+            WHERE o.due_at <= moment AND o.problem IS NULL AND (held = '{}' OR NOT o.users <@ held)
+            ORDER BY o.due_at, o.id LIMIT 200
+            FOR UPDATE OF o SKIP LOCKED
+        LOOP
+            begun := clock_timestamp();
+            EXIT rounds WHEN room <= 0 OR begun > moment + waited + interval '200 milliseconds' OR waited > interval '1 second';
+            found_any := true;
+            CONTINUE WHEN due.users <@ held AND due.users <> '{}';
+            BEGIN
+                IF due.expires_at <= clock_timestamp() THEN
+                    UPDATE notify.outbox AS o SET problem = 'expired' WHERE o.id = due.id;
+                ELSE
+                    part := due.users[:max_recipients];
+                    blocked := notify.grab(part);
+                    IF held && part THEN
+                        blocked := blocked || ARRAY(SELECT unnest(held) INTERSECT SELECT unnest(part) EXCEPT SELECT unnest(blocked));
+                    END IF;
+                    rest := blocked || due.users[max_recipients + 1:];
+                    IF blocked <> '{}' THEN
+                        part := ARRAY(SELECT unnest(part) EXCEPT SELECT unnest(blocked));
+                    END IF;
+                    IF rest = '{}' THEN
+                        DELETE FROM notify.outbox AS o WHERE o.id = due.id;
+                    ELSIF part <> '{}' THEN
+                        UPDATE notify.outbox AS o SET users = rest WHERE o.id = due.id;
+                    END IF;
+                    IF part <> '{}' THEN
+                        PERFORM notify.number(
+                            array_fill(due.id, ARRAY[cardinality(part)]), part,
+                            array_fill(due.collapse_key, ARRAY[cardinality(part)]), max_pending);
+                    END IF;
+                    held := held || blocked;
+                    room := room - cardinality(part);
+                    CONTINUE WHEN part = '{}' AND rest <> '{}';
+                    -- Nothing may overtake what is left of a long one.
+                    room := CASE WHEN cardinality(due.users) > max_recipients THEN 0 ELSE room END;
+                END IF;
                 released := released + 1;
-            END IF;
-        EXCEPTION
-            WHEN lock_not_available OR deadlock_detected THEN
-                NULL;  -- stays where it is: the next round is soon
-            WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
-                UPDATE notify.outbox AS o SET problem = SQLERRM WHERE o.id = due.id;
-        END;
+            EXCEPTION
+                WHEN lock_not_available OR deadlock_detected THEN
+                    held := held || due.users;  -- stays where it is: the next call is soon
+                    waited := waited + (clock_timestamp() - begun);
+                WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
+                    UPDATE notify.outbox AS o SET problem = SQLERRM WHERE o.id = due.id;
+                    released := released + 1;
+            END;
+        END LOOP;
     END LOOP;
     RETURN released;
 END $$;
@@ -74,7 +126,11 @@ BEGIN
                 IF length(token) > 21 OR token::numeric NOT BETWEEN -9223372036854775808 AND 18446744073709551615 THEN
                     RETURN 'data holds a number beyond 64-bit integers or doubles';
                 END IF;
-            ELSIF token !~ '[eE]-' AND abs(token::float8) = 'infinity' THEN
+            ELSIF token ~ '[eE]-' THEN
+                IF length(token) > 300 THEN  -- shorter ones are small, and PostgreSQL refuses those that are zero to others
+                    RETURN 'data holds a number that is too long';
+                END IF;
+            ELSIF abs(token::float8) = 'infinity' THEN
                 RETURN 'data holds a number beyond 64-bit integers or doubles';
             END IF;
         EXCEPTION WHEN numeric_value_out_of_range THEN

@@ -1,5 +1,5 @@
 -- name: release
--- Numbers what is due; answers with how many. outbox_due; see the function.
+-- Numbers what is due, up to so many recipients; answers with how many rows. outbox_due; see the function.
 SELECT notify.release($1, $2)
 
 -- name: next_due
@@ -11,4 +11,4 @@ SELECT EXTRACT(epoch FROM LEAST(
 
 -- name: sweep_expired
 -- Takes what expired out of the unread counts; answers with how many notifications. notification_unswept; see the function.
-SELECT notify.sweep_expired($1)
+SELECT notify.sweep_expired($1, $2)

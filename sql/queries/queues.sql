@@ -8,7 +8,7 @@ FROM notify.mailbox AS m WHERE m.user_id = $1
 SELECT e.seq, n.id, n.type, n.producer, n.created_at, n.expires_at, e.at, octet_length(n.data) AS bytes
 FROM notify.entry AS e JOIN notify.notification AS n ON n.id = e.notification_id
 WHERE e.user_id = $1 AND e.kind = 1 AND e.seq > notify.acknowledged_to($1) AND n.expires_at > clock_timestamp()
-  AND NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = e.user_id AND x.seq = e.seq)
+  AND NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = e.user_id AND x.seq = e.seq OFFSET 0)
 ORDER BY e.seq LIMIT $2
 
 -- name: count_pending
@@ -16,23 +16,22 @@ ORDER BY e.seq LIMIT $2
 SELECT count(*) AS pending, min(e.at) AS oldest_at
 FROM notify.entry AS e JOIN notify.notification AS n ON n.id = e.notification_id
 WHERE e.user_id = $1 AND e.kind = 1 AND e.seq > notify.acknowledged_to($1) AND n.expires_at > clock_timestamp()
-  AND NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = e.user_id AND x.seq = e.seq)
+  AND NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = e.user_id AND x.seq = e.seq OFFSET 0)
 
 -- name: list_recent
 -- The latest notifications of a user and what became of them, the newest first; of one queued again its newest entry. Primary
 -- keys of entry, ending and notification; each one's receipt by entry_notification.
 SELECT e.seq, n.id, n.type, n.producer, n.created_at, n.expires_at, e.at, octet_length(n.data) AS bytes,
-       r.status, r.delivered_at, r.read_at, x.at AS ended_at
+       r.status, r.delivered_at, r.read_at,
+       (SELECT x.at FROM notify.ending AS x WHERE x.user_id = e.user_id AND x.seq = e.seq) AS ended_at
 FROM (
     SELECT e.user_id, e.seq, e.notification_id, e.at FROM notify.entry AS e
     WHERE e.user_id = $1 AND e.kind = 1
-      AND NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = e.user_id AND x.seq = e.seq AND x.reason = 4)
+      AND NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = e.user_id AND x.seq = e.seq AND x.reason = 4 OFFSET 0)
     ORDER BY e.seq DESC LIMIT $2
 ) AS e
 JOIN notify.notification AS n ON n.id = e.notification_id
-LEFT JOIN notify.ending AS x ON x.user_id = e.user_id AND x.seq = e.seq
-CROSS JOIN LATERAL notify.receipts(n.id) AS r
-WHERE r.user_id = $1
+CROSS JOIN LATERAL notify.receipts(n.id, only_user => $1) AS r
 ORDER BY e.seq DESC
 
 -- name: replay

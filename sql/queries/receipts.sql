@@ -7,7 +7,7 @@ SELECT notify.outbox_status(o.problem), cardinality(o.users) FROM notify.outbox 
 -- name: list_receipts
 -- The recipients of a notification after a user, in the order of their ids. entry_notification; the outbox by primary key.
 SELECT * FROM (
-    SELECT s.user_id, s.seq, s.status, s.delivered_at, s.read_at FROM notify.receipts($1) AS s
+    SELECT s.user_id, s.seq, s.status, s.delivered_at, s.read_at FROM notify.receipts($1, $2, $3) AS s
     UNION ALL
     SELECT u, NULL, notify.outbox_status(o.problem), NULL, NULL FROM notify.outbox AS o CROSS JOIN unnest(o.users) AS u WHERE o.id = $1
 ) AS s

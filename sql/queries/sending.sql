@@ -8,11 +8,7 @@ SELECT notify.settle($1, $2)
 
 -- name: blocked_users
 -- Whose mailboxes somebody holds at this moment, so that only they wait. Locks and lets go of the others at once. Primary key.
-WITH free AS (
-    SELECT m.user_id FROM notify.mailbox AS m WHERE m.user_id = ANY ($1::text[]) ORDER BY m.user_id FOR UPDATE SKIP LOCKED
-)
-SELECT COALESCE(array_agg(m.user_id), '{}') FROM notify.mailbox AS m
-WHERE m.user_id = ANY ($1::text[]) AND m.user_id NOT IN (SELECT f.user_id FROM free AS f)
+SELECT notify.grab($1)
 
 -- name: find_notification
 -- One notification, as its producer may see it. Primary key.

@@ -2,9 +2,8 @@
 
 import os
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,7 +30,10 @@ START = """async ([options, plain]) => {
     const { connect } = await import("/client/notify.js");
     Object.assign(window, { seen: [], states: [], unreads: [], ops: [], failures: [] });
     const settings = { url: location.origin, token: () => window.mint(), device: "web", share: false, ...options };
-    if (plain.blocked) settings.WebSocket = class { constructor() { setTimeout(() => this.onclose({ code: 1006, reason: "" })); } close() {} };
+    if (plain.blocked) settings.WebSocket = class {
+        constructor() { setTimeout(() => this.onclose({ code: 1006, reason: "" })); }
+        close() {}
+    };
     window.client = connect(settings);
     client.on("notification", (frame) => { seen.push(frame.data); });
     client.on("state", (state) => states.push(state));

@@ -86,7 +86,9 @@ async def test_listening_comes_before_catching_up(database_url: str, connection:
         await until(lambda: heard.payloads == ["meanwhile"])
 
 
-async def test_a_link_that_was_lost_is_back_and_caught_up_with(database_url: str, connection: asyncpg.Connection) -> None:
+async def test_a_link_that_was_lost_is_back_and_caught_up_with(
+    database_url: str, connection: asyncpg.Connection
+) -> None:
     heard = Heard()
     async with bridging(database_url, heard) as built:
         for round_ in range(1, 4):
@@ -107,7 +109,9 @@ async def test_a_handler_that_fails_does_not_cost_the_link(database_url: str, co
         assert built.reconnects == 0
 
 
-async def test_a_link_that_carries_nothing_any_more_is_found_out(database_url: str, connection: asyncpg.Connection) -> None:
+async def test_a_link_that_carries_nothing_any_more_is_found_out(
+    database_url: str, connection: asyncpg.Connection
+) -> None:
     """Packets go nowhere and nobody says so: only the heartbeat that does not come back tells."""
     heard = Heard()
     async with black_hole(database_url) as hole, bridging(hole.url, heard) as built:
@@ -121,7 +125,23 @@ async def test_a_link_that_carries_nothing_any_more_is_found_out(database_url: s
         await until(lambda: heard.payloads == ["heard"])
 
 
-async def test_a_backend_that_listens_but_hears_nothing_is_found_out(database_url: str, connection: asyncpg.Connection) -> None:
+async def test_a_link_that_had_worked_is_made_again_without_a_long_pause(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pauses grow while nobody answers, not over the months in which a link is lost now and then."""
+    monkeypatch.setattr(bridge, "BACKOFF_SECONDS", (0.05, 1_000.0))
+    monkeypatch.setattr(bridge, "BEAT_WAIT_SECONDS", 0.1)
+    async with black_hole(database_url) as hole, bridging(hole.url, Heard()) as built:
+        for _ in range(10):
+            hole.swallow = True
+            await until(lambda: not built.listening.is_set())
+            hole.swallow = False
+            await until(built.listening.is_set)
+
+
+async def test_a_backend_that_listens_but_hears_nothing_is_found_out(
+    database_url: str, connection: asyncpg.Connection
+) -> None:
     """Statements are answered and notifications are not: what a pooler does to LISTEN."""
     heard = Heard()
     async with bridging(database_url, heard) as built:
@@ -134,7 +154,9 @@ async def test_a_backend_that_listens_but_hears_nothing_is_found_out(database_ur
         await until(lambda: heard.payloads == ["heard"])
 
 
-async def test_a_database_that_is_not_there_is_asked_again_and_again(database_url: str, connection: asyncpg.Connection) -> None:
+async def test_a_database_that_is_not_there_is_asked_again_and_again(
+    database_url: str, connection: asyncpg.Connection
+) -> None:
     heard = Heard()
     async with black_hole(database_url) as hole, bridging(hole.url, heard) as built:
         hole.refuse = True
@@ -228,14 +250,18 @@ async def test_a_wake_up_ahead_of_the_head_does_not_keep_the_session_busy(
 
 
 async def test_two_nodes_deliver_each_others(database_url: str) -> None:
-    async with Service(database_url) as one, Service(database_url) as other:
-        async with one.connect("ann") as here, other.connect("ann", device="other") as there:
-            await here.take_backlog()
-            await there.take_backlog()
-            for place in range(20):
-                await (one, other)[place % 2].send("ann", place)
-            for socket in (here, there):
-                assert [frame["data"] for frame in await socket.take_notifications(20)] == list(range(20))
+    async with (
+        Service(database_url) as one,
+        Service(database_url) as other,
+        one.connect("ann") as here,
+        other.connect("ann", device="other") as there,
+    ):
+        await here.take_backlog()
+        await there.take_backlog()
+        for place in range(20):
+            await (one, other)[place % 2].send("ann", place)
+        for socket in (here, there):
+            assert [frame["data"] for frame in await socket.take_notifications(20)] == list(range(20))
 
 
 async def test_a_service_without_its_link_is_not_ready(service: Service) -> None:
@@ -285,7 +311,7 @@ class BlackHole:
 async def black_hole(database_url: str) -> AsyncIterator[BlackHole]:
     parts = urlsplit(database_url)
     target = Path(parse_qs(parts.query)["host"][0]) / ".s.PGSQL.5432"
-    with TemporaryDirectory(prefix="notify-", dir="/tmp") as place:  # noqa: S108 - a socket's path has to be short
+    with TemporaryDirectory(prefix="notify-", dir="/tmp") as place:
         hole = BlackHole(target, urlunsplit(parts._replace(query=f"host={place}")))
         server = await asyncio.start_unix_server(hole.serve, Path(place) / ".s.PGSQL.5432")
         try:

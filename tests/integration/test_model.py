@@ -19,7 +19,8 @@ import pytest
 import websockets
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from pydantic import SecretStr
 
 from notify.app import Application
 from notify.auth import mint
@@ -83,19 +84,20 @@ class Service:
     """The real service, in a thread with a loop of its own; it can be stopped and started again."""
 
     def __init__(self, database_url: str) -> None:
-        self.settings = Settings(database_url=database_url, jwt_secret=[SECRET], drain_seconds=0.2, _env_file=None)  # type: ignore[call-arg, list-item]  # pydantic's
+        self.settings = Settings(database_url=database_url, jwt_secret=[SecretStr(SECRET)], drain_seconds=0.2)
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
         self.server: Server | None = None
         self.serving: Future[None] | None = None
         self.port = 0
+        self.app: Application | None = None
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, 30), self.loop).result(35)
 
     def start(self) -> None:
-        app = Application(self.settings)
+        app = self.app = Application(self.settings)
         listener = open_listener("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
         self.server = build_server(app, drain=app.drain, settings=self.settings)
@@ -268,7 +270,7 @@ def test_the_service_agrees_with_the_model(service: Service) -> None:
             async with websockets.connect(url, additional_headers={"Authorization": f"Bearer {token}"}) as socket:
 
                 async def take() -> dict[str, Any]:
-                    return msgspec.json.decode(await asyncio.wait_for(socket.recv(), PATIENCE))
+                    return msgspec.json.decode(await asyncio.wait_for(socket.recv(), PATIENCE), type=dict[str, Any])
 
                 welcome = await take()
                 frames = []
@@ -286,8 +288,9 @@ def test_the_service_agrees_with_the_model(service: Service) -> None:
 
         async def wait_for_acks(self) -> None:
             """Acks are written in their own time: wait until none is on its way."""
-            app = service.server.config.app  # type: ignore[union-attr]
-            while len(app._running.services.store.mailboxes.acking):  # noqa: SLF001 - there is no public way, and needs none
+            assert service.app is not None
+            app = service.app
+            while len(app._need_running().services.store.mailboxes.acking):
                 await asyncio.sleep(0.005)
 
         @rule()
@@ -310,8 +313,6 @@ def test_the_service_agrees_with_the_model(service: Service) -> None:
             if entry.acked:
                 return "read" if entry.read else "delivered"
             return entry.ended or "pending"
-
-    from hypothesis.stateful import run_state_machine_as_test
 
     run_state_machine_as_test(
         Machine,

@@ -28,7 +28,9 @@ async def count(connection: asyncpg.Connection, table: str) -> int:
     return found
 
 
-async def test_an_accepted_notification_is_committed_and_can_be_followed(service: Service, connection: asyncpg.Connection) -> None:
+async def test_an_accepted_notification_is_committed_and_can_be_followed(
+    service: Service, connection: asyncpg.Connection
+) -> None:
     answer = await service.post({"to": ["ann", "bob", "ann"], "type": "order.shipped", "data": {"order": 7}})
     assert answer.status_code == 201
     sent = answer.json()
@@ -38,7 +40,12 @@ async def test_an_accepted_notification_is_committed_and_can_be_followed(service
     assert answer.headers["location"] == f"{PATH}/{sent['id']}"
     assert await count(connection, "entry") == 2  # seen by somebody else: it was committed before the answer
     found = (await service.client.get(answer.headers["location"], headers=bearer("shop", scope=SEND))).json()
-    assert (found["id"], found["type"], found["data"], found["recipients"]) == (sent["id"], "order.shipped", {"order": 7}, 2)
+    assert (found["id"], found["type"], found["data"], found["recipients"]) == (
+        sent["id"],
+        "order.shipped",
+        {"order": 7},
+        2,
+    )
     assert found["created_at"] == sent["created_at"]
     assert found["counts"] == {
         "scheduled": 0, "pending": 2, "delivered": 0, "read": 0, "expired": 0, "cancelled": 0, "collapsed": 0,
@@ -56,7 +63,21 @@ async def test_no_answer_comes_before_the_commit(service: Service, database_url:
 
 
 async def test_data_may_be_anything_and_comes_back_as_it_was(service: Service) -> None:
-    for data in (None, True, 0, -1.5e300, 2**63, -(2**63), "", "ü\U0001f388\u2028", [], {}, {"a": [{"b": [None]}]}, "x" * 60_000):
+    values: list[Any] = [
+        None,
+        True,
+        0,
+        -1.5e300,
+        2**63,
+        -(2**63),
+        "",
+        "ü\U0001f388\u2028",
+        [],
+        {},
+        {"a": [{"b": [None]}]},
+        "x" * 60_000,
+    ]
+    for data in values:
         answer = await service.post({"to": "ann", "type": "t", "data": data})
         assert answer.status_code == 201, (data, answer.text)
         found = await service.client.get(answer.headers["location"], headers=bearer("shop", scope=SEND))
@@ -79,7 +100,9 @@ async def test_a_batch_is_stored_as_a_whole_and_answered_in_order(service: Servi
         assert found.json()["data"] == place
 
 
-async def test_a_batch_with_one_bad_notification_stores_nothing(service: Service, connection: asyncpg.Connection) -> None:
+async def test_a_batch_with_one_bad_notification_stores_nothing(
+    service: Service, connection: asyncpg.Connection
+) -> None:
     body = [{"to": "ann", "type": "t"}, {"to": "ann", "type": "t", "data": "\0"}, {"to": "", "type": ""}]
     answer = await service.post({"notifications": body}, path=BATCH)
     assert answer.status_code == 400
@@ -91,7 +114,9 @@ async def test_a_batch_with_one_bad_notification_stores_nothing(service: Service
     assert await count(connection, "notification") == 0
 
 
-async def test_a_notification_to_ten_thousand_reaches_each_of_them(service: Service, connection: asyncpg.Connection) -> None:
+async def test_a_notification_to_ten_thousand_reaches_each_of_them(
+    service: Service, connection: asyncpg.Connection
+) -> None:
     async with service.connect("user9999") as socket:
         await socket.take_backlog()
         answer = await service.post({"to": [f"user{place}" for place in range(10_000)], "type": "t"})
@@ -134,7 +159,9 @@ async def test_a_method_that_is_none_here_says_which_are(service: Service) -> No
 # Idempotency
 
 
-async def test_the_same_key_and_body_give_the_first_answer_again(service: Service, connection: asyncpg.Connection) -> None:
+async def test_the_same_key_and_body_give_the_first_answer_again(
+    service: Service, connection: asyncpg.Connection
+) -> None:
     body = {"to": ["ann", "bob"], "type": "t"}
     first = await service.post(body, Idempotency_Key="k1")
     again = await service.post(body, Idempotency_Key="k1")
@@ -161,7 +188,9 @@ async def test_keys_belong_to_the_app_that_sent_them(service: Service, connectio
     assert await count(connection, "notification") == 2
 
 
-async def test_one_of_many_equal_requests_at_once_is_carried_out(service: Service, connection: asyncpg.Connection) -> None:
+async def test_one_of_many_equal_requests_at_once_is_carried_out(
+    service: Service, connection: asyncpg.Connection
+) -> None:
     body = {"to": "ann", "type": "t"}
     answers = await asyncio.gather(*(service.post(body, Idempotency_Key="k1") for _ in range(20)))
     assert {answer.status_code for answer in answers} <= {201, 409}
@@ -169,7 +198,9 @@ async def test_one_of_many_equal_requests_at_once_is_carried_out(service: Servic
     assert await count(connection, "notification") == 1
 
 
-async def test_a_key_works_for_a_batch_and_errors_are_not_kept(service: Service, connection: asyncpg.Connection) -> None:
+async def test_a_key_works_for_a_batch_and_errors_are_not_kept(
+    service: Service, connection: asyncpg.Connection
+) -> None:
     bad = await service.post({"notifications": [{"to": "ann"}]}, path=BATCH, Idempotency_Key="k1")
     assert bad.status_code == 400
     body = {"notifications": [{"to": "ann", "type": "t"}, {"to": "bob", "type": "t"}]}
@@ -181,7 +212,9 @@ async def test_a_key_works_for_a_batch_and_errors_are_not_kept(service: Service,
     assert await count(connection, "notification") == 2
 
 
-async def test_a_taken_key_fails_its_own_request_and_none_of_those_beside_it(service: Service, connection: asyncpg.Connection) -> None:
+async def test_a_taken_key_fails_its_own_request_and_none_of_those_beside_it(
+    service: Service, connection: asyncpg.Connection
+) -> None:
     await service.post({"to": "ann", "type": "t"}, Idempotency_Key="k1")
     requests = [service.post({"to": f"user{place}", "type": "t"}) for place in range(30)]
     requests.insert(15, service.post({"to": "ann", "type": "another"}, Idempotency_Key="k1"))
@@ -204,14 +237,16 @@ async def test_a_key_that_is_no_key_is_refused(service: Service) -> None:
 async def test_what_is_for_now_or_never_reaches_whoever_is_there_and_is_not_stored(
     service: Service, connection: asyncpg.Connection
 ) -> None:
-    async with service.connect("ann") as ann:
+    async with service.connect("ann") as ann, service.connect("dan") as dan:
         await ann.take_backlog()
+        await dan.take_backlog()
         answer = await service.post({"to": ["ann", "bob"], "type": "typing", "data": {"by": "cid"}, "ttl": 0})
         assert answer.status_code == 202
         assert "location" not in answer.headers
         frame = await ann.take()
         assert "seq" not in frame
         assert (frame["op"], frame["id"], frame["data"]) == ("notification", answer.json()["id"], {"by": "cid"})
+        await dan.settle()  # it was not for him
     async with service.connect("bob") as bob:
         assert await bob.take_backlog() == []
     assert await count(connection, "notification") == 0
@@ -331,7 +366,10 @@ async def test_a_body_may_be_msgpack_and_bytes_stay_bytes(service: Service) -> N
 
 async def test_a_page_of_an_allowed_origin_may_send_and_another_may_not(database_url: str) -> None:
     async with serving(database_url, allowed_origins=["https://app.example"]) as service:
-        ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type,idempotency-key"}
+        ask = {
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization,content-type,idempotency-key",
+        }
         answer = await service.client.options(PATH, headers={"Origin": "https://app.example", **ask})
         assert answer.status_code in {200, 204}, answer.text
         assert answer.headers["access-control-allow-origin"] == "https://app.example"

@@ -28,7 +28,10 @@ def data_of(frames: list[dict[str, Any]]) -> list[Any]:
 
 
 async def read_cursor(connection: asyncpg.Connection, user: str, device: str = "default") -> int:
-    return await connection.fetchval("SELECT seq FROM notify.cursor WHERE user_id = $1 AND device = $2", user, device)
+    found: int = await connection.fetchval(
+        "SELECT seq FROM notify.cursor WHERE user_id = $1 AND device = $2", user, device
+    )
+    return found
 
 
 async def stands_at(connection: asyncpg.Connection, user: str, seq: int, device: str = "default") -> bool:
@@ -90,7 +93,7 @@ BAD_TOKENS = [
     sign(sub="a\0b"),
     sign(sub=5),
     sign(exp=None),
-    jwt.encode({"sub": "ann", "exp": 2**33}, None, algorithm="none"),
+    jwt.encode({"sub": "ann", "exp": 2**33}, "", algorithm="none"),
     jwt.encode({"sub": "ann", "exp": 2**33}, "another secret, as long as it has to be", "HS256"),
     sign(long="x" * 9_216)[:4_097],
 ]
@@ -139,32 +142,37 @@ async def test_a_foreign_origin_closes_with_4403(service: Service) -> None:
 
 
 async def test_a_listed_origin_is_let_in(database_url: str) -> None:
-    async with serving(database_url, allowed_origins=["https://app.example"]) as service:
-        async with service.connect("ann", origin="https://app.example"):
-            pass
+    async with (
+        serving(database_url, allowed_origins=["https://app.example"]) as service,
+        service.connect("ann", origin="https://app.example"),
+    ):
+        pass
 
 
 async def test_a_query_that_cannot_be_meant_closes_with_4400(service: Service) -> None:
-    for query in (
-        {"device": ""}, {"device": "a\nb"}, {"device": "a" * 256}, {"after": "-1"}, {"after": "x"}, {"after": "9" * 30}, {"ack": "maybe"},
-    ):  # fmt: skip
+    queries: list[dict[str, Any]] = [
+        {"device": ""}, {"device": "a\nb"}, {"device": "a" * 256}, {"after": "-1"}, {"after": "x"}, {"after": "9" * 30},
+        {"ack": "maybe"},
+    ]  # fmt: skip
+    for query in queries:
         async with service.dial("ann", **query) as socket:
             assert (await socket.take_close())[:2] == (4400, "bad_frame"), query
 
 
-async def test_a_process_with_too_many_sockets_not_authenticated_refuses_before_the_handshake(database_url: str) -> None:
-    async with serving(database_url, max_pending_auth=2) as service:
-        async with service.dial() as one, service.dial():
-            await until(lambda: service.app._running is not None and service.app._running.gateway._waiting == 2)
-            with pytest.raises(websockets.InvalidStatus) as caught:
-                async with service.dial():
-                    pass
-            assert caught.value.response.status_code == 503
-            assert caught.value.response.headers["Retry-After"]
-            await one.say({"op": "auth", "token": mint_token("ann")})
-            assert (await one.take())["op"] == "welcome"
-            async with service.connect("bob"):
-                pass  # whoever is in takes no place
+async def test_a_process_with_too_many_sockets_not_authenticated_refuses_before_the_handshake(
+    database_url: str,
+) -> None:
+    async with serving(database_url, max_pending_auth=2) as service, service.dial() as one, service.dial():
+        await until(lambda: service.app._running is not None and service.app._running.gateway._waiting == 2)
+        with pytest.raises(websockets.InvalidStatus) as caught:
+            async with service.dial():
+                pass
+        assert caught.value.response.status_code == 503
+        assert caught.value.response.headers["Retry-After"]
+        await one.say({"op": "auth", "token": mint_token("ann")})
+        assert (await one.take())["op"] == "welcome"
+        async with service.connect("bob"):
+            pass  # whoever is in takes no place
 
 
 # Delivery
@@ -325,7 +333,9 @@ async def test_the_window_is_bounded_in_bytes_too(database_url: str) -> None:
 async def test_what_is_over_takes_no_place_in_the_window(database_url: str, connection: asyncpg.Connection) -> None:
     async with serving(database_url, max_unacked=3) as service:
         await service.send_many("ann", 40)
-        await connection.execute("UPDATE notify.notification SET expires_at = now() WHERE data NOT IN ('0', '20', '39')")
+        await connection.execute(
+            "UPDATE notify.notification SET expires_at = now() WHERE data NOT IN ('0', '20', '39')"
+        )
         async with service.connect("ann") as socket:
             frames = await socket.take_backlog()
             assert [frame["seq"] for frame in frames] == [1, 21, 40]
@@ -341,7 +351,9 @@ async def test_the_cursor_moves_by_itself_over_what_is_over(service: Service, co
         await until(lambda: stands_at(connection, "ann", 5))
 
 
-async def test_the_cursor_does_not_move_over_what_waits_for_its_ack(service: Service, connection: asyncpg.Connection) -> None:
+async def test_the_cursor_does_not_move_over_what_waits_for_its_ack(
+    service: Service, connection: asyncpg.Connection
+) -> None:
     await service.send_many("ann", 5)
     await connection.execute("UPDATE notify.notification SET expires_at = now() WHERE data <> '2'")
     async with service.connect("ann") as socket:
@@ -390,15 +402,19 @@ async def test_several_sockets_of_a_device_each_get_everything(service: Service)
 
 
 async def test_one_session_too_many_sends_the_oldest_away(database_url: str) -> None:
-    async with serving(database_url, max_sessions=2) as service:
-        async with service.connect("ann") as oldest, service.connect("ann") as older, service.connect("bob") as bob:
-            async with service.connect("ann") as newest:
-                code, reason, frames = await oldest.take_close()
-                assert (code, reason) == (4409, "too_many_sessions")
-                assert frames[-1] == {"op": "disconnect", "code": 4409, "reason": "too_many_sessions", "reconnect": False}
-                for socket in (older, newest, bob):
-                    await socket.take_backlog()
-                    await socket.settle()
+    async with (
+        serving(database_url, max_sessions=2) as service,
+        service.connect("ann") as oldest,
+        service.connect("ann") as older,
+        service.connect("bob") as bob,
+        service.connect("ann") as newest,
+    ):
+        code, reason, frames = await oldest.take_close()
+        assert (code, reason) == (4409, "too_many_sessions")
+        assert frames[-1] == {"op": "disconnect", "code": 4409, "reason": "too_many_sessions", "reconnect": False}
+        for socket in (older, newest, bob):
+            await socket.take_backlog()
+            await socket.settle()
 
 
 # Frames
@@ -559,7 +575,9 @@ async def test_a_session_that_is_busy_writing_ends_with_its_token_all_the_same(s
 # When things go wrong
 
 
-async def test_a_peer_that_does_not_read_is_cut_off_and_delays_nobody(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_peer_that_does_not_read_is_cut_off_and_delays_nobody(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("notify.session.STUCK_SECONDS", 1.0)
     async with serving(database_url, max_unacked_bytes=64 * 1024 * 1024, max_unacked=10_000) as service:
         for _ in range(20):
@@ -579,7 +597,9 @@ async def test_a_peer_that_does_not_read_is_cut_off_and_delays_nobody(database_u
         del reader
 
 
-async def test_a_notification_that_cannot_be_encoded_is_skipped(service: Service, connection: asyncpg.Connection) -> None:
+async def test_a_notification_that_cannot_be_encoded_is_skipped(
+    service: Service, connection: asyncpg.Connection
+) -> None:
     await service.send_many("ann", 3)
     await connection.execute(r"UPDATE notify.notification SET data = '\xc1'::bytea, codec = 1 WHERE data = '1'")
     async with service.connect("ann") as socket:
@@ -588,11 +608,14 @@ async def test_a_notification_that_cannot_be_encoded_is_skipped(service: Service
         await until(lambda: stands_at(connection, "ann", 3))
 
 
-async def test_a_session_survives_the_loss_of_every_database_connection(service: Service, connection: asyncpg.Connection) -> None:
+async def test_a_session_survives_the_loss_of_every_database_connection(
+    service: Service, connection: asyncpg.Connection
+) -> None:
     async with service.connect("ann") as socket:
         await socket.take_backlog()
         await connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
         await until(lambda: is_accepted(service))
         assert data_of(await socket.take_notifications(1)) == ["after all"]
@@ -611,7 +634,9 @@ async def test_another_database_under_the_service_sends_everybody_away_to_resume
         assert (await service.client.get("/readyz")).status_code == 200  # looking must not swallow the change
         async with service.dial("bob"):
             pass
-        await connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'notify bridge'")
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'notify bridge'"
+        )
         code, _reason, frames = await socket.take_close()
         assert code == 1013
         assert frames[-1]["reconnect"] is True
@@ -620,7 +645,9 @@ async def test_another_database_under_the_service_sends_everybody_away_to_resume
         assert again.welcome["epoch"] != socket.welcome["epoch"]
 
 
-async def test_leaving_says_goodbye_once_and_writes_nothing_after_it(service: Service, caplog: pytest.LogCaptureFixture, capfd: Any) -> None:
+async def test_leaving_says_goodbye_once_and_writes_nothing_after_it(
+    service: Service, caplog: pytest.LogCaptureFixture, capfd: Any
+) -> None:
     async with service.connect("ann") as socket:
         await socket.take_backlog()
         [session] = service.app.hub.of("ann")
@@ -628,7 +655,7 @@ async def test_leaving_says_goodbye_once_and_writes_nothing_after_it(service: Se
             await socket.say({"op": "ping"})  # some of it is read only after the goodbye
         await service.send_many("ann", 50)
         await service.stop()
-        session.wake(1_000)  # type: ignore[attr-defined]  # a wake-up that comes too late
+        session.wake(1_000)  # one that comes too late
         code, reason, frames = await socket.take_close()
         assert (code, reason) == (4503, "draining")
         assert [frame["op"] for frame in frames].count("disconnect") == 1
@@ -636,6 +663,43 @@ async def test_leaving_says_goodbye_once_and_writes_nothing_after_it(service: Se
         assert frames[-1]["reconnect"] is True
         assert 250 <= frames[-1]["retry_after_ms"] <= 3_000
     assert "Traceback" not in capfd.readouterr().err + caplog.text
+
+
+async def test_acks_on_their_way_are_written_down_before_the_end(
+    service: Service, database_url: str, connection: asyncpg.Connection
+) -> None:
+    await service.send_many("ann", 5)
+    foreign = await asyncpg.connect(database_url)
+    try:
+        async with service.connect("ann") as socket:
+            await socket.take_backlog()
+            async with foreign.transaction():
+                await foreign.execute(
+                    "LOCK TABLE notify.ack IN EXCLUSIVE MODE"
+                )  # nothing is written down for the moment
+                await socket.ack(3)
+                await socket.ack(5)
+                stopping = asyncio.create_task(service.stop())
+                assert (await socket.take_close())[0] == 4503
+                await until(lambda: not len(service.app.hub))
+                assert not stopping.done()
+            await stopping
+    finally:
+        await foreign.close()
+    assert await read_cursor(connection, "ann") == 5
+
+
+async def test_who_authenticates_while_the_node_is_leaving_is_sent_on_to_another(service: Service) -> None:
+    async with service.dial() as late, service.connect("ann") as ann:
+        draining = asyncio.create_task(service.app.drain())
+        assert (await ann.take_close())[0] == 4503
+        await late.say({"op": "auth", "token": mint_token("bob")})
+        assert (await late.take_close(seconds=3))[0] == 4503
+        async with asyncio.timeout(3):
+            await draining
+    with pytest.raises(websockets.InvalidStatus):
+        async with service.dial("cid"):
+            pass
 
 
 async def shake_hands(service: Service, user: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

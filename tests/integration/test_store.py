@@ -1,10 +1,11 @@
 """The store on a real PostgreSQL: durable, in order, all or nothing, and nobody waits for somebody else's lock."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 from uuid import UUID
@@ -27,7 +28,7 @@ SIZE = 1024 * 1024
 
 
 def settings_of(database_url: str, **values: Any) -> Settings:
-    return Settings(database_url=database_url, _env_file=None, **values)  # type: ignore[call-arg]  # pydantic's own
+    return Settings(database_url=database_url, _env_file=None, **values)
 
 
 @asynccontextmanager
@@ -71,7 +72,10 @@ async def acknowledge(store: Store, user: str, seq: int, device: str = "default"
 
 
 async def read_cursor(connection: asyncpg.Connection, user: str, device: str = "default") -> int:
-    return await connection.fetchval("SELECT seq FROM notify.cursor WHERE user_id = $1 AND device = $2", user, device)
+    found: int = await connection.fetchval(
+        "SELECT seq FROM notify.cursor WHERE user_id = $1 AND device = $2", user, device
+    )
+    return found
 
 
 # Sending
@@ -231,7 +235,9 @@ async def test_cancelling_for_one_who_is_locked_holds_up_none_of_the_others(stor
         assert await cancelling == 20
 
 
-async def test_two_nodes_that_send_to_the_same_users_in_different_orders_do_not_deadlock(store: Store, database_url: str) -> None:
+async def test_two_nodes_that_send_to_the_same_users_in_different_orders_do_not_deadlock(
+    store: Store, database_url: str
+) -> None:
     users = [f"user{place}" for place in range(50)]
     async with connected(database_url) as other, asyncio.timeout(PATIENCE):
         for _ in range(10):
@@ -246,7 +252,9 @@ async def test_two_nodes_that_send_to_the_same_users_in_different_orders_do_not_
 # A broken connection
 
 
-async def test_a_send_whose_connection_is_cut_before_the_commit_was_not_stored(store: Store, connection: asyncpg.Connection) -> None:
+async def test_a_send_whose_connection_is_cut_before_the_commit_was_not_stored(
+    store: Store, connection: asyncpg.Connection
+) -> None:
     await stop_at_entries(connection)
     item = post("ann")
     async with pausing_entries(connection):
@@ -263,7 +271,7 @@ async def test_a_send_whose_connection_is_cut_before_the_commit_was_not_stored(s
 
 
 async def test_a_send_whose_answer_is_lost_after_the_commit_was_stored_and_says_so(
-    database_url: str, connection: asyncpg.Connection, tmp_path_factory: pytest.TempPathFactory
+    database_url: str, connection: asyncpg.Connection
 ) -> None:
     async with swallowing_proxy(database_url) as proxy, connected(proxy.url) as store:
         await store.sends.send(post("warm"))
@@ -274,7 +282,11 @@ async def test_a_send_whose_answer_is_lost_after_the_commit_was_stored_and_says_
         proxy.cut()
         async with asyncio.timeout(PATIENCE):
             moment = await sending
-    assert moment == await connection.fetchval("SELECT created_at FROM notify.notification WHERE id = $1", item.notifications[0].id)
+    stored = await connection.fetchrow(
+        "SELECT id, created_at FROM notify.notification WHERE type = 't' ORDER BY id DESC LIMIT 1"
+    )
+    assert stored is not None
+    assert tuple(stored) == (item.notifications[0].id, moment)
     assert await connection.fetchval("SELECT count(*) FROM notify.entry WHERE user_id = 'ann'") == 1
 
 
@@ -354,7 +366,11 @@ async def test_what_is_over_is_passed_without_its_data(store: Store, connection:
         "UPDATE notify.notification SET expires_at = now() WHERE id = (SELECT notification_id FROM notify.entry WHERE seq = 2)"
     )
     page = await store.mailboxes.fetch("ann", 0, ROOM, SIZE)
-    assert [(entry.seq, entry.live, entry.data) for entry in page.entries] == [(1, True, b"1"), (2, False, b""), (3, True, b"1")]
+    assert [(entry.seq, entry.live, entry.data) for entry in page.entries] == [
+        (1, True, b"1"),
+        (2, False, b""),
+        (3, True, b"1"),
+    ]
 
 
 async def test_a_mailbox_that_does_not_exist_is_an_empty_page(store: Store) -> None:
@@ -380,7 +396,9 @@ async def test_data_is_stored_byte_for_byte(store: Store) -> None:
 # Cursors
 
 
-async def test_a_cursor_exists_before_anything_is_sent_and_survives(store: Store, connection: asyncpg.Connection) -> None:
+async def test_a_cursor_exists_before_anything_is_sent_and_survives(
+    store: Store, connection: asyncpg.Connection
+) -> None:
     standing = await store.mailboxes.open("ann", "phone")
     assert (standing.head, standing.cursor) == (0, 0)
     assert await read_cursor(connection, "ann", "phone") == 0
@@ -395,7 +413,9 @@ async def test_a_new_device_starts_after_what_any_device_has_acknowledged(store:
     assert (await store.mailboxes.open("bob", "phone")).cursor == 0
 
 
-async def test_a_cursor_moves_only_forward_and_never_past_the_head(store: Store, connection: asyncpg.Connection) -> None:
+async def test_a_cursor_moves_only_forward_and_never_past_the_head(
+    store: Store, connection: asyncpg.Connection
+) -> None:
     await store.sends.send(Post([notification("ann") for _ in range(5)]))
     await store.mailboxes.open("ann", "default")
     await acknowledge(store, "ann", 4)
@@ -409,7 +429,9 @@ async def test_a_cursor_moves_only_forward_and_never_past_the_head(store: Store,
     assert [tuple(row) for row in rows] == [(0, 4), (4, 5)]
 
 
-async def test_acks_of_two_nodes_at_once_leave_the_further_one(store: Store, database_url: str, connection: asyncpg.Connection) -> None:
+async def test_acks_of_two_nodes_at_once_leave_the_further_one(
+    store: Store, database_url: str, connection: asyncpg.Connection
+) -> None:
     await store.sends.send(Post([notification("ann") for _ in range(50)]))
     await store.mailboxes.open("ann", "default")
     async with connected(database_url) as other:
@@ -422,13 +444,26 @@ async def test_acks_of_two_nodes_at_once_leave_the_further_one(store: Store, dat
     assert [row["after_seq"] for row in covered[1:]] == [row["to_seq"] for row in covered[:-1]]  # each seq once
 
 
+async def test_an_ack_beyond_the_head_takes_no_other_ack_along(store: Store, connection: asyncpg.Connection) -> None:
+    await store.sends.send(Post([notification("ann") for _ in range(5)]))
+    await store.mailboxes.open("ann", "default")
+    wrong = asyncio.create_task(store.mailboxes.acknowledge("ann", "default", 10**9))
+    await asyncio.sleep(0)
+    store.mailboxes.ack("ann", "default", 3)
+    await wrong
+    await until(lambda: not len(store.mailboxes.acking))
+    assert await read_cursor(connection, "ann") == 3
+
+
 async def test_an_ack_of_a_device_that_never_was_means_nothing(store: Store, connection: asyncpg.Connection) -> None:
     await store.sends.send(post("ann"))
     await acknowledge(store, "ann", 1, "ghost")
     assert await connection.fetchval("SELECT count(*) FROM notify.cursor") == 0
 
 
-async def test_a_locked_cursor_holds_up_nobody_elses(store: Store, database_url: str, connection: asyncpg.Connection) -> None:
+async def test_a_locked_cursor_holds_up_nobody_elses(
+    store: Store, database_url: str, connection: asyncpg.Connection
+) -> None:
     await store.sends.send(post("ann", "bob"))
     await store.mailboxes.open("ann", "default")
     await store.mailboxes.open("bob", "default")
@@ -482,7 +517,9 @@ async def test_a_scheduled_notification_is_not_in_the_mailbox_before_its_time(st
     assert await store.outbox.release() == 0
 
 
-async def test_the_epoch_changes_with_the_database_and_with_the_mailbox(store: Store, connection: asyncpg.Connection) -> None:
+async def test_the_epoch_changes_with_the_database_and_with_the_mailbox(
+    store: Store, connection: asyncpg.Connection
+) -> None:
     ann = (await store.mailboxes.open("ann", "default")).epoch
     assert ann == (await store.mailboxes.open("ann", "other")).epoch
     assert ann != (await store.mailboxes.open("bob", "default")).epoch
@@ -539,7 +576,9 @@ async def is_waiting_for_advisory_lock(connection: asyncpg.Connection) -> bool:
 async def is_waiting_for_row(store: Store) -> bool:
     """Whether a statement of the service waits for somebody's lock, or has been told that it can't have it."""
     async with store.database._pool.acquire() as connection:
-        return bool(await connection.fetchval("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT notify.cancel%'"))
+        return bool(
+            await connection.fetchval("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT notify.cancel%'")
+        )
 
 
 @asynccontextmanager
@@ -597,7 +636,8 @@ class SwallowingProxy:
 async def swallowing_proxy(database_url: str) -> AsyncIterator[SwallowingProxy]:
     parts = urlsplit(database_url)
     directory = Path(parse_qs(parts.query)["host"][0])
-    with temporary_directory() as place:
+    with TemporaryDirectory(prefix="notify-", dir="/tmp") as name:
+        place = Path(name)
         proxy = SwallowingProxy(directory / ".s.PGSQL.5432")
         server = await asyncio.start_unix_server(proxy.serve, place / ".s.PGSQL.5432")
         proxy.url = urlunsplit(parts._replace(query=f"host={place}"))
@@ -607,16 +647,3 @@ async def swallowing_proxy(database_url: str) -> AsyncIterator[SwallowingProxy]:
             server.close()
             proxy.cut()
             await asyncio.sleep(0)
-
-
-def temporary_directory() -> Any:
-    """A place whose path is short enough for a unix socket."""
-    import tempfile
-    from contextlib import contextmanager
-
-    @contextmanager
-    def make() -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(prefix="notify-", dir="/tmp") as name:
-            yield Path(name)
-
-    return make()

@@ -351,7 +351,7 @@ async def test_no_token_stays_in_memory() -> None:
     authenticator = with_secret()
     token = sign()
     await authenticator.verify(token)
-    assert token not in repr(authenticator._cache)  # noqa: SLF001 - where it would be
+    assert token not in repr(authenticator._cache)
 
 
 async def test_no_refusal_repeats_the_token() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Hashable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Hashable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -204,7 +204,7 @@ async def test_a_blocked_key_holds_up_only_itself_and_goes_on_by_itself() -> Non
         assert not blocked.done()
         assert not blocked_too.done()
         statement.locked.clear()
-        assert await asyncio.gather(blocked, blocked_too) == ["ANN.1", "ANN.2"]
+        assert [await blocked, await blocked_too] == ["ANN.1", "ANN.2"]
     assert [i for items in statement.batches for i in items if i == "ann.2"] == ["ann.2"]  # parked without being tried
 
 
@@ -364,6 +364,19 @@ async def test_closing_waits_for_what_was_accepted_and_refuses_what_comes_after(
         assert (first.result(), second.result()) == ("A", "B")
 
 
+async def test_closing_does_not_wait_for_somebodys_lock() -> None:
+    statement = Statement(locked={"ann"})
+    lane = Lane("test", statement.run, keys=keys, probe=statement.probe)
+    async with bounded():
+        parked = lane.put("ann.1")
+        await until(lambda: bool(lane._parked))
+        started = time.monotonic()
+        await lane.close(timeout=PATIENCE)
+        assert time.monotonic() - started < 1
+        assert isinstance(parked.exception(), Unavailable)
+        await until(lambda: len(lane) == 0)
+
+
 @pytest.mark.parametrize("where", ["in flight", "pausing", "parked", "queued"])
 async def test_closing_is_bounded_and_answers_everyone(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch, "REPEAT_SECONDS", 30.0)
@@ -388,9 +401,8 @@ async def test_closing_is_bounded_and_answers_everyone(where: str, monkeypatch: 
     assert len(lane) == 0
 
 
-async def until(condition: "asyncio.Future[None] | object") -> None:
+async def until(condition: Callable[[], bool]) -> None:
     """Let the event loop turn until something is so."""
-    assert callable(condition)
     async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0)

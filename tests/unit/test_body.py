@@ -18,6 +18,15 @@ single = BodyReader(SendRequest, {"to": check_recipients})
 batch = BodyReader(BatchRequest, {"to": check_recipients})
 
 
+def refusal_of(reader: BodyReader[Any], body: bytes, codec: Codec) -> InvalidRequest | None:
+    """Return why a body is refused, None when it is taken."""
+    try:
+        reader.decode(body, codec)
+    except InvalidRequest as refusal:
+        return refusal
+    return None
+
+
 def pointers(reader: BodyReader[Any], body: object) -> list[str]:
     """Return where the refusal of a body points to; the same in both encodings."""
     found = []
@@ -97,7 +106,9 @@ def test_what_is_no_json_is_refused_and_nothing_else_happens(body: bytes) -> Non
         single.decode(body, Codec.JSON)
 
 
-@pytest.mark.parametrize("body", [b"", b"\xc1", b"\x81", b"\x91" * 10_000, b"\x81\xa1a" * 10_000, b"\xdf\xff\xff\xff\xff", b"\xc7"])
+@pytest.mark.parametrize(
+    "body", [b"", b"\xc1", b"\x81", b"\x91" * 10_000, b"\x81\xa1a" * 10_000, b"\xdf\xff\xff\xff\xff", b"\xc7"]
+)
 def test_what_is_no_msgpack_is_refused_and_nothing_else_happens(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
         single.decode(body, Codec.MSGPACK)
@@ -105,10 +116,8 @@ def test_what_is_no_msgpack_is_refused_and_nothing_else_happens(body: bytes) -> 
 
 @given(st.binary(max_size=300), st.sampled_from(Codec))
 def test_no_bytes_break_the_reader(body: bytes, codec: Codec) -> None:
-    try:
-        batch.decode(body, codec)
-    except InvalidRequest as refusal:
-        assert refusal.errors
+    refused = refusal_of(batch, body, codec)
+    assert refused is None or refused.errors
 
 
 JSON_VALUES = st.recursive(
@@ -121,15 +130,15 @@ JSON_VALUES = st.recursive(
 @given(
     st.fixed_dictionaries(
         {},
-        optional={name: JSON_VALUES for name in ("to", "topic", "type", "data", "ttl", "collapse_key", "deliver_at", "other")},
+        optional=dict.fromkeys(
+            ("to", "topic", "type", "data", "ttl", "collapse_key", "deliver_at", "other"), JSON_VALUES
+        ),
     )
 )
 def test_whatever_the_fields_hold_a_refusal_points_at_fields(body: dict[str, object]) -> None:
-    try:
-        single.decode(json.dumps(body).encode(), Codec.JSON)
-    except InvalidRequest as refusal:
-        names = {"/" + escape(name) for name in [*body, "type"]}
-        assert all(any(error.pointer.startswith(name) for name in names) for error in refusal.errors)
+    refused = refusal_of(single, json.dumps(body).encode(), Codec.JSON)
+    names = {"/" + escape(name) for name in [*body, "type"]}
+    assert all(error.pointer.startswith(tuple(names)) for error in (refused.errors if refused else ()))
 
 
 def test_data_is_handed_on_as_it_came() -> None:
@@ -149,7 +158,10 @@ class Receiver:
 
 def parts(*bodies: bytes) -> Receiver:
     return Receiver(
-        [{"type": "http.request", "body": body, "more_body": place < len(bodies) - 1} for place, body in enumerate(bodies)]
+        [
+            {"type": "http.request", "body": body, "more_body": place < len(bodies) - 1}
+            for place, body in enumerate(bodies)
+        ]
     )
 
 
@@ -174,7 +186,11 @@ async def test_a_body_that_grows_over_the_limit_is_refused_as_soon_as_it_does() 
 
 async def test_a_body_that_ends_half_way_is_nobodys() -> None:
     with pytest.raises(ClientGone):
-        await read_body({}, Receiver([{"type": "http.request", "body": b"a", "more_body": True}, {"type": "http.disconnect"}]), max_bytes=10)
+        await read_body(
+            {},
+            Receiver([{"type": "http.request", "body": b"a", "more_body": True}, {"type": "http.disconnect"}]),
+            max_bytes=10,
+        )
 
 
 async def test_an_encoded_body_is_refused() -> None:

@@ -82,12 +82,17 @@ def test_a_query_that_cannot_be_meant_closes_with_4400(query: bytes) -> None:
         ({"authorization": "Basic abc"}, ["bearer.def"], ""),  # credentials that are none: refused, not passed over
     ],
 )
-def test_credentials_are_found_in_the_contracts_order(headers: dict[str, str], offered: list[str], token: str | None) -> None:
+def test_credentials_are_found_in_the_contracts_order(
+    headers: dict[str, str], offered: list[str], token: str | None
+) -> None:
     assert find_token(headers, offered) == token
 
 
 def test_headers_are_read_by_lower_case_name() -> None:
-    assert read_headers({"headers": [(b"Origin", b"https://a"), (b"X-A", b"\xfc")]}) == {"origin": "https://a", "x-a": "ü"}
+    assert read_headers({"headers": [(b"Origin", b"https://a"), (b"X-A", b"\xfc")]}) == {
+        "origin": "https://a",
+        "x-a": "ü",
+    }
 
 
 async def test_a_process_that_is_full_answers_503_before_the_handshake() -> None:

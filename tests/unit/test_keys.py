@@ -150,7 +150,7 @@ async def trust(issuer: Issuer, clock: Clock) -> AsyncIterator[Trust]:
 
 async def settled(authenticator: Authenticator) -> None:
     """Wait for the refresh in flight, which is where its owner keeps it."""
-    task = authenticator.keys._refreshing  # noqa: SLF001 - there is no other way to wait without asking for one
+    task = authenticator.keys._refreshing
     assert task is not None
     await asyncio.wait_for(asyncio.wait({task}), PATIENCE)
 
@@ -485,7 +485,7 @@ async def test_keys_younger_than_10_minutes_are_not_fetched_again(issuer: Issuer
     await authenticator.verify(token_of(P256, "k"))
     clock.now += MAX_AGE - 1
     await authenticator.verify(token_of(P256, "k", jti="another"))
-    assert authenticator.keys._in_flight() is None  # noqa: SLF001 - that nothing started can't be awaited
+    assert authenticator.keys._in_flight() is None
     assert issuer.fetches == 1
 
 

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from notify.model import ID_LENGTH, is_identifier
 
 
-@pytest.mark.parametrize("value", ["a", "alice@example.org", "a/b", "..", "a b", "\u2028", "ünï", "🎈" * ID_LENGTH, " "])
+@pytest.mark.parametrize(
+    "value", ["a", "alice@example.org", "a/b", "..", "a b", "\u2028", "ünï", "🎈" * ID_LENGTH, " "]
+)
 def test_any_text_without_control_characters_is_an_identifier(value: str) -> None:
     assert is_identifier(value)
 

@@ -33,7 +33,7 @@ def test_what_is_no_browser_is_not_held_to_an_origin(policy: OriginPolicy) -> No
         ("https://user@notify.example:8443", HOST, False),
     ],
 )
-def test_without_a_list_only_the_same_origin_is_admitted(origin: str, host: str, admitted: bool) -> None:
+def test_without_a_list_only_the_same_origin_is_admitted(origin: str, host: str, *, admitted: bool) -> None:
     assert OriginPolicy([]).admits(origin, host) is admitted
 
 
@@ -48,7 +48,7 @@ def test_without_a_list_only_the_same_origin_is_admitted(origin: str, host: str,
         ("https://sub.app.example", False),
     ],
 )
-def test_an_origin_of_the_list_is_compared_as_a_whole(origin: str, admitted: bool) -> None:
+def test_an_origin_of_the_list_is_compared_as_a_whole(origin: str, *, admitted: bool) -> None:
     assert OriginPolicy(["https://App.example/"]).admits(origin, HOST) is admitted
 
 
@@ -68,6 +68,6 @@ def test_a_star_admits_everybody(origin: str) -> None:
         ("file://localhost", False),
     ],
 )
-def test_pages_of_the_same_machine_are_admitted_in_development_only(origin: str, loopback: bool) -> None:
+def test_pages_of_the_same_machine_are_admitted_in_development_only(origin: str, *, loopback: bool) -> None:
     assert OriginPolicy([], loopback=True).admits(origin, HOST) is loopback
     assert not OriginPolicy([]).admits(origin, HOST)

@@ -18,7 +18,7 @@ import structlog
 from notify.telemetry import MAX_TEXT, Line, Relay, configure_logging, make_plain, scrub
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJlLXNpZ25hdHVyZQ"
-SECRET = "s3cr3t-hunter2"  # noqa: S105 - the needle these tests look for
+SECRET = "s3cr3t-hunter2"
 
 
 @pytest.fixture(autouse=True)

@@ -44,7 +44,10 @@ def read_kind(kind: str) -> DenialKind:
 
 @get("/v1/admin/denylist", summary="List whom is denied", tags=["Admins"])
 async def list_denylist(
-    request: Request[Any, Any, Any], services: NamedDependency[Services], limit: FromQuery[str | None] = None, cursor: FromQuery[str | None] = None
+    request: Request[Any, Any, Any],
+    services: NamedDependency[Services],
+    limit: FromQuery[str | None] = None,
+    cursor: FromQuery[str | None] = None,
 ) -> DenylistPage:
     """Return the deny list."""
     await require_reader(request, services)
@@ -66,7 +69,9 @@ async def deny(request: Request[Any, Any, Any], services: NamedDependency[Servic
 
 
 @delete("/v1/admin/denylist/{kind:str}/{value:str}", summary="Take one off the deny list", tags=["Admins"])
-async def allow_denied(request: Request[Any, Any, Any], services: NamedDependency[Services], kind: Kind, value: Value) -> None:
+async def allow_denied(
+    request: Request[Any, Any, Any], services: NamedDependency[Services], kind: Kind, value: Value
+) -> None:
     """Accept these tokens again. Idempotent."""
     identity = await require_writer(request, services)
     await services.store.denials.allow(identity.subject, read_kind(kind), read_segment(value, "value"))

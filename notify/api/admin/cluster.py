@@ -142,7 +142,9 @@ async def list_sessions(
 async def close_session(
     request: Request[Any, Any, Any],
     services: NamedDependency[Services],
-    session: Annotated[str, PathParameter(description="The session's id, as `welcome` and the list of sessions have it.")],
+    session: Annotated[
+        str, PathParameter(description="The session's id, as `welcome` and the list of sessions have it.")
+    ],
 ) -> None:
     """Close one session with 4410, on whatever node it is."""
     identity = await require_writer(request, services)
@@ -159,7 +161,9 @@ async def close_session(
 
 
 @post("/v1/admin/users/{user:str}/disconnect", status_code=200, summary="Disconnect a user", tags=["Admins"])
-async def disconnect_user(request: Request[Any, Any, Any], services: NamedDependency[Services], user: FromPath[str]) -> Closed:
+async def disconnect_user(
+    request: Request[Any, Any, Any], services: NamedDependency[Services], user: FromPath[str]
+) -> Closed:
     """Close every session of a user with 4410, on all nodes. To keep the user out, put the `sub` on the deny list."""
     identity = await require_writer(request, services)
     await services.roster.report()
@@ -178,7 +182,9 @@ async def list_nodes(request: Request[Any, Any, Any], services: NamedDependency[
 async def list_audit(
     request: Request[Any, Any, Any],
     services: NamedDependency[Services],
-    target: Annotated[str | None, QueryParameter(description="Only what concerned this user, notification or denied value.")] = None,
+    target: Annotated[
+        str | None, QueryParameter(description="Only what concerned this user, notification or denied value.")
+    ] = None,
     limit: FromQuery[str | None] = None,
     cursor: FromQuery[str | None] = None,
 ) -> AuditPage:
@@ -186,9 +192,7 @@ async def list_audit(
     await require_reader(request, services)
     size = read_limit(limit)
     before = read_place(cursor, int)
-    found = await services.store.audit.page(
-        target=target, before=LATEST if before is None else before, limit=size + 1
-    )
+    found = await services.store.audit.page(target=target, before=LATEST if before is None else before, limit=size + 1)
     return AuditPage(
         items=[
             ActItem(act.id, act.at, act.actor, act.action, act.target, act.affected, act.detail) for act in found[:size]

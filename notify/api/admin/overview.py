@@ -44,18 +44,15 @@ class ChartPoint(msgspec.Struct, frozen=True):
 
 
 class Overview(msgspec.Struct, frozen=True):
-    """Is it healthy, and who is not getting what?"""
+    """How everything stands. `users` have an open session, `queues` have something pending, `scheduled` is counted to 10,000."""
 
     as_of: datetime
     users: int
-    """With an open session."""
     sessions: int
     queues: int
-    """Mailboxes with anything pending."""
     pending: int
     oldest_pending_at: datetime | None
     scheduled: int
-    """What is due later, counted to 10,000."""
     rates: Rates
     history: list[ChartPoint]
     nodes: list[NodeItem]
@@ -93,9 +90,7 @@ def draw(samples: Iterable[Sample]) -> list[ChartPoint]:
     ]
 
 
-def sum_samples(
-    samples: Sequence[Sample], seconds: float
-) -> tuple[float, float, float, float | None, float | None]:
+def sum_samples(samples: Sequence[Sample], seconds: float) -> tuple[float, float, float, float | None, float | None]:
     """Return sent, delivered and acked a second, and p50 and p95 in milliseconds, of samples of so many seconds."""
     latency = [0] * (len(LATENCY_BOUNDS) + 1)
     for sample in samples:

@@ -129,7 +129,7 @@ class _After(msgspec.Struct, frozen=True):
 
 
 @get("/v1/admin/queues", summary="List the queues", tags=["Admins"])
-async def list_queues(
+async def list_queues(  # noqa: PLR0913, PLR0917 - one argument a parameter of the query
     request: Request[Any, Any, Any],
     services: NamedDependency[Services],
     sort: FromQuery[str | None] = None,
@@ -163,7 +163,10 @@ async def list_queues(
 
 @get("/v1/admin/queues/{user:str}", summary="Look at one queue", tags=["Admins"])
 async def get_queue(
-    request: Request[Any, Any, Any], services: NamedDependency[Services], user: FromPath[str], limit: FromQuery[str | None] = None
+    request: Request[Any, Any, Any],
+    services: NamedDependency[Services],
+    user: FromPath[str],
+    limit: FromQuery[str | None] = None,
 ) -> Queue:
     """Return a user's mailbox: its devices and their cursors, what is pending, what was lately, the open sessions."""
     await require_reader(request, services)
@@ -227,7 +230,9 @@ async def get_queue(
     tags=["Admins"],
     opt=describe(takes=ReplayRequest, example={"after": 41}),
 )
-async def replay_queue(request: Request[Any, Any, Any], services: NamedDependency[Services], user: FromPath[str]) -> Replayed:
+async def replay_queue(
+    request: Request[Any, Any, Any], services: NamedDependency[Services], user: FromPath[str]
+) -> Replayed:
     """Queue every notification after a seq that is not over again, under a new seq and with its old id."""
     identity = await require_writer(request, services)
     wanted = _replay_request.decode(*await read_request_body(request, services))
@@ -235,14 +240,18 @@ async def replay_queue(request: Request[Any, Any, Any], services: NamedDependenc
 
 
 @delete("/v1/admin/queues/{user:str}", status_code=200, summary="Empty a queue", tags=["Admins"])
-async def purge_queue(request: Request[Any, Any, Any], services: NamedDependency[Services], user: FromPath[str]) -> Purged:
+async def purge_queue(
+    request: Request[Any, Any, Any], services: NamedDependency[Services], user: FromPath[str]
+) -> Purged:
     """Withdraw everything that is pending in a mailbox. A device that holds some of it is told."""
     identity = await require_writer(request, services)
     return Purged(await services.store.queues.purge(identity.subject, read_segment(user, "user")))
 
 
 @delete("/v1/admin/users/{user:str}", status_code=200, summary="Erase a user", tags=["Admins"])
-async def erase_user(request: Request[Any, Any, Any], services: NamedDependency[Services], user: FromPath[str]) -> Erased:
+async def erase_user(
+    request: Request[Any, Any, Any], services: NamedDependency[Services], user: FromPath[str]
+) -> Erased:
     """Erase everything about a user: mailbox, devices, marks, subscriptions, and data that was sent to nobody else.
 
     Open sessions close with 1013 and begin anew under another epoch. What remains is the deny list and the audit log.

@@ -8,8 +8,9 @@ async function post(path, body) {
   });
   if (response.status === 204) return undefined;
   const answer = await response.json();
-  if (!response.ok) throw new Error(answer.errors?.map(({ pointer, detail }) => `${pointer} ${detail}`).join("; ") ?? answer.detail);
-  return answer;
+  if (response.ok) return answer;
+  const errors = answer.errors?.map(({ pointer, detail }) => `${pointer} ${detail}`);
+  throw new Error(errors?.join("; ") ?? answer.detail);
 }
 
 export const fetchToken = async (user) => (await post("token", { user })).token;
@@ -23,7 +24,8 @@ export function chooseUser(name, { fresh = false } = {}) {
   const key = `demo.${name}`;
   let user = fresh ? null : localStorage.getItem(key);
   if (!user) {
-    user = `demo-${name}-${Array.from(crypto.getRandomValues(new Uint8Array(4)), (n) => (n % 36).toString(36)).join("")}`;
+    const letters = Array.from(crypto.getRandomValues(new Uint8Array(6)), (number) => (number % 36).toString(36));
+    user = `demo-${name}-${letters.join("")}`;
     localStorage.setItem(key, user);
   }
   return user;

@@ -25,7 +25,8 @@ export class Network extends EventTarget {
   }
 
   #show(direction, text) {
-    this.dispatchEvent(new CustomEvent("frame", { detail: { direction, text: text.replace(SECRET, '"token":"…"') } }));
+    const detail = { direction, text: text.replace(SECRET, '"token":"…"') };
+    this.dispatchEvent(new CustomEvent("frame", { detail }));
   }
 
   /** In place of the browser's own. */

@@ -48,7 +48,8 @@ const pick = (...choices) => choices[Math.floor(Math.random() * choices.length)]
 const KINDS = {
   plain: () => {
     order += 1;
-    return { to: user, type: "order.shipped", data: { order, note: pick("arrives on Thursday", "left the warehouse", "with the courier") } };
+    const note = pick("arrives on Thursday", "left the warehouse", "with the courier");
+    return { to: user, type: "order.shipped", data: { order, note } };
   },
   momentary: () => ({ to: user, type: "chat.typing", data: { who: "Ben" }, ttl: 0 }),
   collapse: () => {
@@ -57,8 +58,14 @@ const KINDS = {
     return { to: user, type: "build.progress", data: { build, percent }, collapse_key: `build-${build}` };
   },
   scheduled: () => ({ to: user, type: "meeting.soon", data: { title: "Stand-up begins" }, deliver_at: after(6) }),
-  expiring: () => ({ to: user, type: "login.code", data: { code: String(Math.random()).slice(2, 8), expires_at: after(12) }, ttl: 12 }),
-  topic: () => ({ topic: TOPIC, type: "news.headline", data: { headline: pick("Release day", "New office dog", "All systems calm") } }),
+  expiring: () => {
+    const data = { code: String(Math.random()).slice(2, 8), expires_at: after(12) };
+    return { to: user, type: "login.code", data, ttl: 12 };
+  },
+  topic: () => {
+    const headline = pick("Release day", "New office dog", "All systems calm");
+    return { topic: TOPIC, type: "news.headline", data: { headline } };
+  },
 };
 
 const LABELS = {

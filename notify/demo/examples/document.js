@@ -202,4 +202,6 @@ class Editor {
 
 new Editor({ name: "ada", me: ADA, other: BEN, otherName: "Ben", receive: receiveWithClient });
 new Editor({ name: "ben", me: BEN, other: ADA, otherName: "Ada", receive: receivePlainly });
-document.getElementById("fresh").addEventListener("click", () => send({ to: [ADA, BEN], type: "document.begin", data: null }));
+document.getElementById("fresh").addEventListener("click", () => {
+  send({ to: [ADA, BEN], type: "document.begin", data: null });
+});

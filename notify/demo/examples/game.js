@@ -74,7 +74,8 @@ class Player {
     this.#canvas.addEventListener("pointermove", (event) => {
       const box = this.#canvas.getBoundingClientRect();
       this.bot = false;
-      this.#at = { x: ((event.clientX - box.left) / box.width) * WIDTH, y: ((event.clientY - box.top) / box.height) * HEIGHT };
+      const [across, down] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+      this.#at = { x: across * WIDTH, y: down * HEIGHT };
     });
     setInterval(() => this.#step(), STEP_MS);
     const draw = () => {
@@ -135,7 +136,8 @@ class Player {
   /** Take what is in reach: a move that counts, so it is stored and goes to both. */
   #reach() {
     this.#field.coins.forEach(({ x, y }, coin) => {
-      if (this.#field.taken.has(coin) || this.#asked.has(coin) || Math.hypot(x - this.#at.x, y - this.#at.y) > REACH) return;
+      if (this.#field.taken.has(coin) || this.#asked.has(coin)) return;
+      if (Math.hypot(x - this.#at.x, y - this.#at.y) > REACH) return;
       this.#asked.add(coin);
       const data = { round: this.#field.round, coin, who: this.me };
       send({ to: [this.me, this.other], type: "game.take", data }).catch(() => this.#asked.delete(coin));

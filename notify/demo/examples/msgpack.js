@@ -1,4 +1,4 @@
-/** Just enough MessagePack for the frames of `notify.v1.msgpack` (https://msgpack.org): a reader, and a writer of acks. */
+/** Just enough MessagePack for frames of `notify.v1.msgpack` (https://msgpack.org): a reader, and a writer of acks. */
 
 const TEXT = new TextDecoder();
 
@@ -59,7 +59,8 @@ export function decode(buffer) {
 
 /** Write `{ op: "ack", seq }`, the one frame that the example sends. */
 export function encodeAck({ op, seq }) {
-  const words = [0x82, 0xa2, 0x6f, 0x70, 0xa0 | op.length, ...new TextEncoder().encode(op), 0xa3, 0x73, 0x65, 0x71, 0xcf];
+  const text = (value) => [0xa0 | value.length, ...new TextEncoder().encode(value)];
+  const words = [0x82, ...text("op"), ...text(op), ...text("seq"), 0xcf];
   const view = new DataView(new ArrayBuffer(words.length + 8));
   words.forEach((word, place) => view.setUint8(place, word));
   view.setBigUint64(words.length, BigInt(seq));

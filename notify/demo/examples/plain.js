@@ -9,7 +9,8 @@ const ONE = 500; // milliseconds: the first pause, doubled up to LONGEST
 const LONGEST = 20_000;
 
 /** Open a socket for `user` and keep one open. Returns `{ close }`. */
-export function openPlain({ user, device, after, subprotocol = "notify.v1", decode = JSON.parse, encode = JSON.stringify, onFrame, onState }) {
+export function openPlain({ user, device, after, onFrame, onState, subprotocol = "notify.v1", ...codec }) {
+  const { decode = JSON.parse, encode = JSON.stringify } = codec;
   let socket = null;
   let place = after === undefined ? {} : { after }; // where to go on: (epoch, seq), never seq alone
   let failures = 0;

@@ -21,7 +21,7 @@ class Board {
     this.side = findSide(name);
     receive({
       onState: (state, detail) => this.side.show(state, detail),
-      onFrame: (frame, old, bytes) => this.#hear(frame, bytes ?? JSON.stringify({ op: "notification", ...frame }).length),
+      onFrame: (frame, _old, bytes) => this.#hear(frame, bytes ?? JSON.stringify(frame).length),
     });
   }
 
@@ -36,7 +36,8 @@ class Board {
     } else if (type === "prices.alert" && !this.#alerts.has(id)) {
       this.#alerts.add(id);
       const row = document.createElement("li");
-      row.textContent = `${new Date(at).toLocaleTimeString([], { hourCycle: "h23" })}  ${data.symbol} ${data.rose ? "above" : "below"} ${data.mark}`;
+      const time = new Date(at).toLocaleTimeString([], { hourCycle: "h23" });
+      row.textContent = `${time}  ${data.symbol} ${data.rose ? "above" : "below"} ${data.mark}`;
       row.className = data.rose ? "up" : "down";
       const list = this.side.find(".alerts");
       list.prepend(row);

@@ -1,0 +1,190 @@
+"""Requests that don't arrive, are too much or are none: they cost a bounded time and disturb nobody."""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+
+from notify.settings import KIB
+from tests.edge import (
+    HANDSHAKE,
+    LIMITS,
+    PATIENCE,
+    POST,
+    REQUEST,
+    Edge,
+    Peer,
+    answer,
+    echo,
+    read_problem,
+    read_status,
+    served,
+    until,
+)
+
+# ---------------------------------------------------------------- requests that don't arrive
+
+
+@pytest.mark.parametrize("beginning", [b"", b"GET / HTTP/1.1\r\nHost", HANDSHAKE, b"\r\n"])
+@served
+async def test_headers_that_stop_half_way_are_cut_off(edge: Edge, beginning: bytes) -> None:
+    async with edge.connect() as raw:
+        await raw.send(beginning)
+        assert await raw.read_all() == b""
+    assert edge.connections == 0
+
+
+@served
+async def test_headers_of_a_further_request_have_their_time_too(edge: Edge) -> None:
+    async with edge.connect() as raw:
+        await raw.send(REQUEST + b"\r\n")
+        await raw.read(b"\r\n\r\n0")
+        await raw.send(b"GET / HT")
+        assert await raw.read_all() == b""
+
+
+@served
+async def test_a_body_that_stops_half_way_is_cut_off(edge: Edge) -> None:
+    async with edge.connect() as raw:
+        await raw.send(POST + b"Content-Length: 10\r\n\r\nabc")
+        assert await raw.read_all() == b""
+
+
+@served
+async def test_a_request_that_takes_long_to_answer_is_not_cut_off(edge: Edge) -> None:
+    release = asyncio.Event()
+
+    async def wait(peer: Peer) -> None:
+        await release.wait()
+        await answer(peer, b"late")
+
+    edge.handle = wait
+    async with edge.connect() as raw:
+        await raw.send(REQUEST + b"\r\n")
+        asyncio.get_running_loop().call_later(LIMITS.header_seconds + LIMITS.body_seconds + 0.1, release.set)
+        assert (await raw.read(b"late")).startswith(b"HTTP/1.1 200 ")
+
+
+# ---------------------------------------------------------------- requests that are too much
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [REQUEST + b"X: " + b"a" * 20 * KIB, REQUEST + b"X: aaaaa\r\n" * 2_000, HANDSHAKE + b"X: " + b"a" * 100 * KIB],
+)
+@served
+async def test_headers_over_the_limit_get_431_and_the_end(edge: Edge, request_: bytes) -> None:
+    async with edge.connect() as raw:
+        await raw.send(request_ + b"\r\n\r\n")
+        response = await raw.read_all()
+    assert not raw.reset
+    assert read_status(response) == 431
+    assert read_problem(response)["type"] == "headers-too-large"
+
+
+@served
+async def test_headers_that_come_byte_by_byte_are_counted_all_the_same(edge: Edge) -> None:
+    async with edge.connect() as raw:
+        await raw.send(REQUEST + b"X: ")
+        for _ in range(17):
+            await raw.send(b"a" * KIB)
+        assert read_status(await raw.read_all()) == 431
+
+
+@pytest.mark.parametrize("lines", [b"X: " + b"a" * 9_000 + b"\r\n", b"X: a\r\n" * 200], ids=["long", "many"])
+@served
+async def test_handshake_lines_that_the_websockets_library_would_not_read_get_431(edge: Edge, lines: bytes) -> None:
+    async with edge.connect() as raw:
+        await raw.send(HANDSHAKE + lines + b"\r\n")
+        assert read_status(await raw.read_all()) == 431
+
+
+@pytest.mark.parametrize("header", [b"Authorization: Bearer ", b"Sec-WebSocket-Protocol: notify.v1, bearer."])
+@served
+async def test_a_token_of_4096_bytes_passes_beside_a_browsers_largest_headers(edge: Edge, header: bytes) -> None:
+    async with edge.connect() as raw:
+        await raw.send(HANDSHAKE + header + b"a" * 4_096 + b"\r\nCookie: " + b"c" * 7_900 + b"\r\n\r\n")
+        assert read_status(await raw.read(b"\r\n\r\n")) == 101
+
+
+@served
+async def test_a_large_body_in_the_packet_of_its_headers_is_no_header(edge: Edge) -> None:
+    async with edge.connect() as raw:
+        await raw.send(POST + b"Content-Length: 40000\r\n\r\n" + b"a" * 40_000)
+        assert (await raw.read(b"40000")).startswith(b"HTTP/1.1 200 ")
+
+
+@served
+async def test_what_comes_after_a_body_is_no_header(edge: Edge) -> None:
+    names: list[bytes] = []
+
+    async def list_headers(peer: Peer) -> None:
+        await echo(peer)
+        names.extend(name for name, _ in peer.scope["headers"])
+
+    edge.handle = list_headers
+    async with edge.connect() as raw:
+        await raw.send(POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nAuthorization: Bearer x\r\n\r\n")
+        await raw.read(b"\r\n\r\n1")
+    assert names == [b"host", b"transfer-encoding"]
+
+
+@pytest.mark.parametrize("limits", [replace(LIMITS, body_seconds=PATIENCE * 2)])
+@served
+async def test_what_comes_after_a_body_has_the_limit_of_headers(edge: Edge) -> None:
+    async with edge.connect() as raw:
+        await raw.send(POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX: ")
+        with suppress(ConnectionError):
+            for _ in range(1024):  # more than what may come in one packet with the body
+                await raw.send(b"a" * KIB)
+        assert await raw.read_all() == b""
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a TLS hello",
+        b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+        "GET /é HTTP/1.1\r\nHost: x\r\n\r\n".encode(),
+        POST + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        HANDSHAKE.replace(b"/v1", "/é".encode()) + b"\r\n",
+        HANDSHAKE + b"Content-Length: 5\r\n\r\nabcde",
+        HANDSHAKE + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ],
+)
+@served
+async def test_what_is_no_http_gets_400_and_no_line_in_the_log(edge: Edge, request_: bytes) -> None:
+    async with edge.connect() as raw:
+        await raw.send(request_)
+        response = await raw.read_all()
+    assert read_status(response) == 400
+    assert read_problem(response)["type"] == "invalid-request"
+
+
+@served
+async def test_an_upgrade_to_something_else_is_answered_as_if_it_were_not_there(edge: Edge) -> None:
+    async with edge.connect() as raw:
+        await raw.send(REQUEST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n")
+        response = await raw.read_all()
+    assert read_status(response) == 200
+    assert b"connection: close" in response
+
+
+@pytest.mark.parametrize("limits", [replace(LIMITS, max_connections=2)])
+@served
+async def test_one_connection_too_many_gets_503_at_once_and_a_free_place_is_taken(edge: Edge) -> None:
+    async with edge.dial(), edge.connect() as second:
+        await second.send(REQUEST + b"\r\n")
+        await second.read(b"\r\n\r\n0")
+        async with edge.connect() as third:
+            await third.send(HANDSHAKE + b"\r\n")
+            response = await third.read_all()
+        assert read_status(response) == 503
+        assert b"Retry-After: " in response
+        assert read_problem(response)["type"] == "unavailable"
+    await until(lambda: edge.connections == 0)
+    async with edge.dial() as connection:
+        await connection.send("there")
+        assert await connection.recv() == "there"

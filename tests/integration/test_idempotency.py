@@ -1,0 +1,76 @@
+"""The Idempotency-Key beyond what sending itself tests: across nodes, in flight, after its day, after a change."""
+
+import asyncio
+
+import asyncpg
+from httpx import Response
+
+from tests.integration.support import open_nodes, subscribe
+from tests.service import Service, bearer
+
+BODY = {"to": "alice", "type": "t", "data": 1}
+
+
+async def test_racing_on_two_nodes_stores_one(database_url: str, connection: asyncpg.Connection) -> None:
+    async with open_nodes(database_url) as nodes:
+        for turn in range(15):
+            key = f"key {turn}"
+            answers = await asyncio.gather(*(node.post(BODY, Idempotency_Key=key) for node in nodes * 2))
+            assert {answer.status_code for answer in answers} <= {201, 409}
+            stored = [answer for answer in answers if answer.status_code == 201]
+            assert len({answer.json()["id"] for answer in stored}) == 1
+            assert sum("Idempotent-Replayed" not in answer.headers for answer in stored) == 1
+    assert await connection.fetchval("SELECT count(*) FROM notify.notification") == 15
+    assert await connection.fetchval("SELECT head FROM notify.mailbox WHERE user_id = 'alice'") == 15
+
+
+async def test_in_flight_is_409_and_a_crash_leaves_nothing_in_flight(service: Service, database_url: str) -> None:
+    other = await asyncpg.connect(database_url)
+    transaction = other.transaction()
+    await transaction.start()
+    await other.execute("SELECT pg_advisory_xact_lock(hashtextextended('shop' || E'\\n' || 'k', 1))")
+    answer = await service.post(BODY, Idempotency_Key="k")
+    assert (answer.status_code, answer.json()["type"].rpartition("/")[2] != "") == (409, True)
+    assert (await service.post(BODY, Idempotency_Key="another")).status_code == 201
+    other.terminate()  # as a node that crashes in the middle
+
+    async def repeat() -> Response:
+        async with asyncio.timeout(5):
+            while (answer := await service.post(BODY, Idempotency_Key="k")).status_code == 409:
+                await asyncio.sleep(0.01)  # PostgreSQL notices in its own time
+            return answer
+
+    answer = await repeat()
+    assert answer.status_code == 201
+    assert "Idempotent-Replayed" not in answer.headers
+
+
+async def test_a_key_may_be_used_again_after_its_day(service: Service, connection: asyncpg.Connection) -> None:
+    first = await service.post(BODY, Idempotency_Key="k")
+    await connection.execute("UPDATE notify.idempotency SET created_at = created_at - interval '24 hours 1 second'")
+    second = await service.post({**BODY, "data": 2}, Idempotency_Key="k")
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert first.json()["id"] != second.json()["id"]
+
+
+async def test_the_first_answer_comes_again_although_the_same_request_would_be_refused_now(
+    database_url: str, connection: asyncpg.Connection
+) -> None:
+    async with Service(database_url, max_recipients=2) as service:
+        await subscribe(service, "news", "alice", "bob")
+        body = {"topic": "news", "type": "t"}
+        first = await service.post(body, Idempotency_Key="k")
+        await subscribe(service, "news", "carol")
+        again = await service.post(body, Idempotency_Key="k")
+        assert (first.json(), again.headers["Idempotent-Replayed"]) == (again.json(), "true")
+        assert first.headers["Location"] == again.headers["Location"]
+        assert (await service.post(body)).status_code == 413
+
+
+async def test_a_key_of_a_batch_gives_the_same_ids_again(service: Service) -> None:
+    body = {"notifications": [BODY, {**BODY, "to": ["bob", "carol"]}]}
+    answers = [await service.post(body, path="/v1/notifications/batch", Idempotency_Key="k") for _ in range(2)]
+    assert answers[0].json() == answers[1].json()
+    assert [answer.headers.get("Idempotent-Replayed") for answer in answers] == [None, "true"]
+    one = await service.client.get("/v1/inbox", headers=bearer("bob"))
+    assert len(one.json()["items"]) == 1
