@@ -72,9 +72,7 @@ DEFAULTS = {
     "unix_socket_permissions": "0700",
     "max_connections": "200",
     "shared_buffers": "128MB",
-    "logging_collector": "off",
     "log_checkpoints": "off",  # every five minutes, of interest to nobody here
-    "max_prepared_transactions": "0",
 }
 
 
@@ -137,6 +135,8 @@ class EmbeddedPostgres:
             return
         try:
             self._halt()
+            with contextlib.suppress(OSError):
+                self.socket_dir.rmdir()
             log.info("postgres.stopped")
         finally:
             self._disown()

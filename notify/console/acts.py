@@ -232,7 +232,11 @@ async def plan_send(services: Services, query: Query) -> Plan:
     notification = await check_test(services, query)
     [user] = notification.to
     sessions = await Survey(services.store.database).count_sessions("sub", user)
-    where = f"{say_count(sessions, 'open session')} gets it at once" if sessions else "nobody is connected, so it waits in the queue"
+    where = (
+        f"{say_count(sessions, 'open session')} gets it at once"
+        if sessions
+        else "nobody is connected, so it waits in the queue"
+    )
     return Plan(
         title=f"Send a test to {user}",
         sentence=f"Sends one notification of type {notification.type} in your name: {where}, for an hour at most.",
@@ -260,6 +264,10 @@ async def check_test(services: Services, query: Query) -> Notification:
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"type: {error}", errors=[FieldError("/type", "must have 1 to 128 characters")]) from None
     data = (query.get("data") or "null").encode("utf-8", errors="replace")
+    try:
+        msgspec.json.decode(data)  # the checker takes for granted that its text came out of a JSON body
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidRequest("data: is not JSON", errors=[FieldError("/data", f"is not JSON: {error}")]) from None
     request = msgspec.structs.replace(request, data=msgspec.Raw(data))
     checker = Checker(services.settings, "console", Codec.JSON, services.store.topics.users)
     notification = await checker.check(request)

@@ -35,7 +35,9 @@ class Line(msgspec.Struct, frozen=True):
 def draw_lines(title: str, lines: Sequence[Line], *, until: datetime, hours: float = 1.0, unit: str = "") -> Markup:
     """Return a line chart of the hours before `until`."""
     since = until - timedelta(hours=hours)
-    highest = max((value for line in lines for at, value in line.points if value is not None and at >= since), default=0.0)
+    highest = max(
+        (value for line in lines for at, value in line.points if value is not None and at >= since), default=0.0
+    )
     top = round_up(highest)
     return Markup(
         '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}"><title>{}</title>{}{}{}</svg>'
@@ -59,7 +61,9 @@ def draw_shares(title: str, shares: Mapping[str, int]) -> Markup:
         if total and count:
             width = count / total * WIDTH
             parts.append(
-                Markup('<rect class="share {}" x="{:.2f}" y="0" width="{:.2f}" height="16"/>').format(name, place, width)
+                Markup('<rect class="share {}" x="{:.2f}" y="0" width="{:.2f}" height="16"/>').format(
+                    name, place, width
+                )
             )
             place += width
     return Markup(
@@ -86,9 +90,9 @@ def _y(value: float, top: float) -> float:
 def _draw_grid(top: float, unit: str) -> Markup:
     marks = [top * step / STEPS for step in range(STEPS + 1)]
     return Markup("").join(
-        Markup('<line class="grid" x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/><text class="value" x="{}" y="{:.1f}">{}</text>').format(
-            LEFT, WIDTH - RIGHT, LEFT - 6, _y(mark, top) + 4, f"{mark:g}{unit}", y=_y(mark, top)
-        )
+        Markup(
+            '<line class="grid" x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/><text class="value" x="{}" y="{:.1f}">{}</text>'
+        ).format(LEFT, WIDTH - RIGHT, LEFT - 6, _y(mark, top) + 4, f"{mark:g}{unit}", y=_y(mark, top))
         for mark in marks
     )
 

@@ -145,6 +145,8 @@ def show_address(url: str) -> str:
     """Return host and database of a libpq URL: no user, no password, no parameters."""
     try:
         parts = urlsplit(url)
-        return f"{parts.hostname or 'a local socket'}{parts.path}" if parts.scheme.startswith("postgres") else "not shown"
+        return (
+            f"{parts.hostname or 'a local socket'}{parts.path}" if parts.scheme.startswith("postgres") else "not shown"
+        )
     except ValueError:
         return "not shown"

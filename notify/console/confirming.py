@@ -13,14 +13,20 @@ from litestar.plugins.htmx import HTMXRequest
 from notify.api.services import Services
 from notify.console.acts import ACTS, Act
 from notify.console.rendering import go, show
-from notify.console.session import COOKIE, CSRF_FIELD, check_csrf, check_origin, derive_csrf, require_actor, require_visitor
+from notify.console.session import (
+    COOKIE,
+    CSRF_FIELD,
+    check_csrf,
+    check_origin,
+    derive_csrf,
+    require_actor,
+    require_visitor,
+)
 from notify.errors import NotFound
 
 
 @get("/act/{name:str}")
-async def confirm_page(
-    request: HTMXRequest, services: NamedDependency[Services], name: FromPath[str]
-) -> Response[Any]:
+async def confirm_page(request: HTMXRequest, services: NamedDependency[Services], name: FromPath[str]) -> Response[Any]:
     """Show what an act would touch."""
     visitor = await require_visitor(request, services)
     plan = await find_act(name).plan(services, request.query_params)
@@ -28,9 +34,7 @@ async def confirm_page(
 
 
 @post("/act/{name:str}", status_code=200)
-async def act(
-    request: HTMXRequest, services: NamedDependency[Services], name: FromPath[str]
-) -> Response[Any]:
+async def act(request: HTMXRequest, services: NamedDependency[Services], name: FromPath[str]) -> Response[Any]:
     """Do it, unless it would touch more than was agreed to."""
     check_origin(request)
     visitor = await require_actor(request, services)

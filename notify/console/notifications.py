@@ -21,18 +21,17 @@ PAGE = 50
 """Recipients of a page."""
 
 
-
 @get("/notification")
-async def notification_page(
-    request: HTMXRequest, services: NamedDependency[Services]
-) -> Response[Any]:
+async def notification_page(request: HTMXRequest, services: NamedDependency[Services]) -> Response[Any]:
     """Show what became of a notification."""
     visitor = await require_visitor(request, services)
     wanted = read_uuid(request.query_params.get("id"))
     store = services.store.notifications
     found = await store.find(wanted)
     if found is None:
-        raise NotFound("There is no notification with this id: it never was, was sent with ttl 0, or retention has removed it.")
+        raise NotFound(
+            "There is no notification with this id: it never was, was sent with ttl 0, or retention has removed it."
+        )
     counts = await store.count(found.id)
     after = read_place(request.query_params.get("cursor"), str)
     receipts = await store.list_receipts(found.id, after=after or "", limit=PAGE + 1)
@@ -58,7 +57,9 @@ def read_uuid(text: str | None) -> UUID:
     try:
         return UUID(text or "")
     except ValueError:
-        raise NotFound("That is not the id of a notification: 32 hexadecimal digits, as sending answered with.") from None
+        raise NotFound(
+            "That is not the id of a notification: 32 hexadecimal digits, as sending answered with."
+        ) from None
 
 
 def write_payload(found: StoredNotification) -> str:

@@ -76,18 +76,26 @@ def find_troubles(nodes: Sequence[NodeState]) -> list[str]:
         name = f"{node.host}, process {node.pid}"
         silent = (moment - node.seen_at).total_seconds()
         if silent > LATE_SECONDS:
-            troubles.append(f"{name} was last heard of {say_duration(silent)} ago: is it frozen, or cut off from the database?")
+            troubles.append(
+                f"{name} was last heard of {say_duration(silent)} ago: is it frozen, or cut off from the database?"
+            )
         elif not node.listening and not node.draining:
-            troubles.append(f"The LISTEN link of {name} is down: its clients get what is new only with its next sweep. See its log.")
+            troubles.append(
+                f"The LISTEN link of {name} is down: its clients get what is new only with its next sweep. See its log."
+            )
     if not nodes:
-        troubles.append("No node has reported for 30 seconds. The one that shows this page can't write to the database.")
+        troubles.append(
+            "No node has reported for 30 seconds. The one that shows this page can't write to the database."
+        )
     return troubles
 
 
 def draw_rates(history: list[ChartPoint]) -> Markup:
     """Return the chart of what happens a second."""
     last = history[-1] if history else None
-    words = f"now {last.sent:g} sent, {last.delivered:g} delivered, {last.acked:g} acknowledged" if last else "nothing yet"
+    words = (
+        f"now {last.sent:g} sent, {last.delivered:g} delivered, {last.acked:g} acknowledged" if last else "nothing yet"
+    )
     return draw_lines(
         f"Recipients a second over the last hour: {words}",
         [
@@ -102,7 +110,9 @@ def draw_rates(history: list[ChartPoint]) -> Markup:
 def draw_latency(history: list[ChartPoint]) -> Markup:
     """Return the chart of the delivery latency."""
     last = next((point for point in reversed(history) if point.p50_ms is not None), None)
-    words = f"lately p50 {say_milliseconds(last.p50_ms)}, p95 {say_milliseconds(last.p95_ms)}" if last else "nothing yet"
+    words = (
+        f"lately p50 {say_milliseconds(last.p50_ms)}, p95 {say_milliseconds(last.p95_ms)}" if last else "nothing yet"
+    )
     return draw_lines(
         f"Delivery latency in milliseconds over the last hour: {words}",
         [

@@ -127,7 +127,10 @@ async def find(request: HTMXRequest, services: NamedDependency[Services]) -> Res
 
 def tell(recent: Sequence[RecentItem], sessions: Sequence[SessionState], acts: Sequence[Act]) -> list[Event]:
     """Return what happened to a user, the latest first."""
-    events = [Event(item.opened_at, "session", f"session opened on device {item.device} ({item.protocol})") for item in sessions]
+    events = [
+        Event(item.opened_at, "session", f"session opened on device {item.device} ({item.protocol})")
+        for item in sessions
+    ]
     for item in recent:
         events.append(Event(item.queued_at, "queued", f"queued as {item.seq}", item.id, item.type))
         if item.delivered_at:
@@ -139,7 +142,11 @@ def tell(recent: Sequence[RecentItem], sessions: Sequence[SessionState], acts: S
         elif item.status == "expired":
             events.append(Event(item.expires_at, "expired", f"{item.seq} expired", item.id, item.type))
     events.extend(
-        Event(act.at, "act", f"{act.actor}: {act.action}, {act.affected} touched" + (f" ({act.detail})" if act.detail else ""))
+        Event(
+            act.at,
+            "act",
+            f"{act.actor}: {act.action}, {act.affected} touched" + (f" ({act.detail})" if act.detail else ""),
+        )
         for act in acts
     )
     return sorted(events, key=lambda event: event.at, reverse=True)[:TIMELINE]

@@ -57,8 +57,9 @@ class Survey:
 
     async def count_sessions(self, kind: DenialKind, value: str) -> int:
         """Return how many open sessions a subject has, or a single token opened."""
-        name = "count_user_sessions" if kind == "sub" else "count_token_sessions"
-        return int(await self._database.value(name, value))
+        if kind == "sub":
+            return int(await self._database.value("count_user_sessions", value))
+        return int(await self._database.value("count_token_sessions", value))
 
     async def find_session(self, session: UUID) -> SessionState | None:
         """Return an open session; None when there is no such one."""

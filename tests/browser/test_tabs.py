@@ -106,8 +106,9 @@ async def test_a_tab_that_leads_but_hangs_is_replaced(service: Service, web: Web
     await first.wait_live()
     second = await web.open(service.url, share=True)
     await second.wait_live()
-    hung = first.page.evaluate("() => { const end = Date.now() + 20_000; while (Date.now() < end); }")
-    task = asyncio.ensure_future(hung)
+    hang = "() => { console.log('hangs'); const end = Date.now() + 20_000; while (Date.now() < end); }"
+    async with first.page.expect_console_message(lambda message: message.text == "hangs"):
+        task = asyncio.ensure_future(first.page.evaluate(hang))
     try:
         # The clock is put forward, so that the silence and the wait for an answer are over at once.
         await second.run(

@@ -1,6 +1,8 @@
 """The console's doors: who gets in, what a cookie is good for, and that no other site's page can act through an admin."""
 
 import re
+from html import unescape
+from typing import Self
 from urllib.parse import unquote
 from uuid import UUID
 
@@ -14,7 +16,9 @@ from tests.service import SECRET, Service, bearer, mint_token, until
 READ = "queues:read"
 WRITE = "queues:write"
 COOKIE = "notify_admin"
-PAGES = ("", "/queues", "/user?id=alice", "/sessions", "/producers", "/system", "/audit", "/denylist", "/send", "/act/purge?user=alice")
+PAGES = (
+    "", "/queues", "/user?id=alice", "/sessions", "/producers", "/system", "/audit", "/denylist", "/send", "/act/purge?user=alice",
+)  # fmt: skip
 
 
 class Browser:
@@ -24,7 +28,7 @@ class Browser:
         self.origin = service.url
         self.client = httpx.AsyncClient(base_url=service.url, timeout=10)
 
-    async def __aenter__(self) -> "Browser":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -33,14 +37,17 @@ class Browser:
     async def get(self, path: str, **headers: str) -> httpx.Response:
         return await self.client.get(f"/admin{path}", headers=headers)
 
-    async def post(self, path: str, fields: dict[str, str], *, origin: str | None = "", **headers: str) -> httpx.Response:
+    async def post(
+        self, path: str, fields: dict[str, str], *, origin: str | None = "", **headers: str
+    ) -> httpx.Response:
         sent = headers if origin is None else {"Origin": origin or self.origin, **headers}
         return await self.client.post(f"/admin{path}", data=fields, headers=sent)
 
     async def read_form(self, path: str) -> dict[str, str]:
         """Return the hidden fields of a page's main form."""
         page = (await self.get(path)).text
-        return dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', page[page.index("<main") :]))
+        found = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', page[page.index("<main") :])
+        return {name: unescape(value) for name, value in found}
 
     async def sign_in(self, scope: str = WRITE, *, token: str | None = None, **fields: str) -> httpx.Response:
         form = await self.read_form("/sign-in")
@@ -80,7 +87,9 @@ async def test_an_admin_gets_in_and_out(browser: Browser) -> None:
 
 async def test_the_cookie_is_kept_from_scripts_other_sites_and_other_paths(browser: Browser) -> None:
     async with browser:
-        lines = [line for line in (await browser.sign_in()).headers.get_list("set-cookie") if line.startswith(f"{COOKIE}=")]
+        lines = [
+            line for line in (await browser.sign_in()).headers.get_list("set-cookie") if line.startswith(f"{COOKIE}=")
+        ]
         [line] = lines
         attributes = {part.strip().lower() for part in line.split(";")[1:]}
         assert {"httponly", "samesite=strict", "path=/admin"} <= attributes
@@ -139,7 +148,9 @@ async def test_an_expired_token_opens_nothing(service: Service) -> None:
 
 
 @pytest.mark.parametrize("origin", [None, "null", "https://evil.example", "http://127.0.0.1:1", "http://localhost"])
-async def test_a_post_from_another_origin_changes_nothing(browser: Browser, service: Service, origin: str | None) -> None:
+async def test_a_post_from_another_origin_changes_nothing(
+    browser: Browser, service: Service, origin: str | None
+) -> None:
     await service.send("alice")
     async with browser:
         await browser.sign_in()
@@ -255,7 +266,9 @@ async def test_denying_says_how_many_sessions_it_closes(browser: Browser, servic
 
 async def test_every_answer_carries_the_strict_headers(browser: Browser) -> None:
     async with browser:
-        answers = [await browser.get(path) for path in ("", "/sign-in", "/nowhere", "/static/console.js", "/static/nothing")]
+        answers = [
+            await browser.get(path) for path in ("", "/sign-in", "/nowhere", "/static/console.js", "/static/nothing")
+        ]
         answers.append(await browser.post("/sign-in", {}, origin="https://evil.example"))
         await browser.sign_in()
         answers += [await browser.get(path) for path in ("", "/user", "/act/nothing")]
@@ -265,15 +278,19 @@ async def test_every_answer_carries_the_strict_headers(browser: Browser) -> None
         assert "unsafe" not in policy
         assert answer.headers["x-frame-options"] == "DENY"
         assert answer.headers["x-content-type-options"] == "nosniff"
-        assert answer.headers["content-type"].partition(";")[0] in {"text/html", "text/javascript", "text/plain"}, answer.url
+        assert answer.headers["content-type"].partition(";")[0] in {"text/html", "text/javascript", "text/plain"}, (
+            answer.url
+        )
 
 
-@pytest.mark.parametrize("evil", ["https://evil.example", "//evil.example", "/admin/../v1", "/adminx", "/admin/\\evil", "/admin\n"])
+@pytest.mark.parametrize(
+    "evil", ["https://evil.example", "//evil.example", "/admin/../v1", "/adminx", "/admin/\\evil", "/admin\n"]
+)
 async def test_signing_in_leads_to_a_page_of_the_console_only(browser: Browser, evil: str) -> None:
     async with browser:
         answer = await browser.sign_in(next=evil)
         assert answer.status_code == 303
-        assert answer.headers["location"] in {"/admin", "/admin/../v1"}
+        assert answer.headers["location"] == "/admin"
 
 
 HOSTILE = "<script>alert(1)</script>'\"&{{7*7}}"

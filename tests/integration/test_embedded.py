@@ -93,6 +93,7 @@ def test_a_new_directory_becomes_a_server_behind_a_private_socket_only(make: Mak
         pid = read_postmaster(server)
         assert os.getsid(pid) != os.getsid(0), "Ctrl-C in our terminal would reach it"
     assert not is_alive(pid)
+    assert not server.socket_dir.exists()
 
 
 def test_a_server_that_outlived_a_kill_of_ours_is_adopted_with_its_data_and_then_really_stopped(
