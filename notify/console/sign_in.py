@@ -50,7 +50,7 @@ async def sign_in(request: HTMXRequest, services: NamedDependency[Services]) -> 
         identity = await check_token(token, services)
         if len(token) > MAX_COOKIE_TOKEN:
             raise Forbidden(
-                f"This token has {len(token)} characters; a browser keeps at most {MAX_COOKIE_TOKEN} of it. Take one with fewer claims."
+                f"This token has {len(token)} characters; a browser keeps {MAX_COOKIE_TOKEN}. Take one with fewer claims."
             )
     except (Unauthenticated, Forbidden) as problem:
         return ask(request, to, problem)

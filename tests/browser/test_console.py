@@ -36,7 +36,9 @@ class Console:
         page.on("pageerror", lambda error: self.faults.append(str(error)))
         page.on(
             "console",
-            lambda line: self.faults.append(line.text) if line.type == "error" and "status of 4" not in line.text else None,
+            lambda line: (
+                self.faults.append(line.text) if line.type == "error" and "status of 4" not in line.text else None
+            ),
         )
 
     async def open(self, path: str = "") -> None:
@@ -107,7 +109,9 @@ async def test_a_paused_page_stands_still_until_it_is_resumed(console: Console, 
     await service.send("alice")
     polls: list[str] = []
     console.page.on("request", lambda request: polls.append(request.url))
-    await console.page.wait_for_timeout(4_000)  # longer than the pause between two refreshes: nothing else shows their absence
+    await console.page.wait_for_timeout(
+        4_000
+    )  # longer than the pause between two refreshes: nothing else shows their absence
     assert polls == []
     await console.page.get_by_role("button", name="Paused").click()
     await console.pending(2)
@@ -159,7 +163,7 @@ async def test_hostile_content_is_shown_as_text(console: Console, service: Servi
         f"/queues?q={quote(HOSTILE, safe='')}",
     ):
         await console.open(path)
-        await console.see(HOSTILE)
+        await console.see(HOSTILE, inside="main")
         assert await console.page.evaluate("window.hacked") is None, path
         assert await console.page.locator("main script, main img").count() == 0, path
     await console.open(f"/user?id={quote(HOSTILE, safe='')}")
@@ -172,7 +176,9 @@ async def test_hostile_content_is_shown_as_text(console: Console, service: Servi
 
 async def test_a_script_in_a_page_would_not_run(console: Console) -> None:
     await console.open()
-    await console.page.evaluate("document.body.append(Object.assign(document.createElement('script'), { text: 'hacked = 1' }))")
+    await console.page.evaluate(
+        "document.body.append(Object.assign(document.createElement('script'), { text: 'hacked = 1' }))"
+    )
     assert await console.page.evaluate("window.hacked") is None
     assert any("Content Security Policy" in fault for fault in console.faults)
     console.faults.clear()
@@ -186,6 +192,7 @@ async def test_the_keyboard_reaches_the_content_first(console: Console) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)  # thirty pages, each looked through by axe
 async def test_nothing_stands_in_the_way_of_assistive_technology(
     service: Service, make_console: "Callable[..., AbstractAsyncContextManager[Console]]"
 ) -> None:

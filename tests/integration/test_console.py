@@ -17,7 +17,8 @@ READ = "queues:read"
 WRITE = "queues:write"
 COOKIE = "notify_admin"
 PAGES = (
-    "", "/queues", "/user?id=alice", "/sessions", "/producers", "/system", "/audit", "/denylist", "/send", "/act/purge?user=alice",
+    "", "/queues", "/user?id=alice", "/sessions", "/producers", "/system", "/audit", "/denylist", "/send",
+    "/act/purge?user=alice",
 )  # fmt: skip
 
 

@@ -11,8 +11,10 @@ import asyncpg
 import jwt
 import msgspec
 import pytest
+import structlog
 import websockets
 
+from notify.errors import Close
 from notify.session import LEEWAY_SECONDS
 from tests.service import SECRET, Service, Socket, bearer, mint_token, until
 
@@ -663,6 +665,24 @@ async def test_leaving_says_goodbye_once_and_writes_nothing_after_it(
         assert frames[-1]["reconnect"] is True
         assert 250 <= frames[-1]["retry_after_ms"] <= 3_000
     assert "Traceback" not in capfd.readouterr().err + caplog.text
+
+
+async def test_a_wake_up_after_the_goodbye_writes_nothing(service: Service) -> None:
+    """The peer has not answered the close yet: its connection is there, but nothing may follow what was said last."""
+    reader, writer = await shake_hands(service, "ann")
+    await until(lambda: len(service.app.hub.of("ann")) == 1)
+    [session] = service.app.hub.of("ann")
+    await reader.readuntil(b'"op":"caught_up"')
+    session.leave(Close.DRAINING)
+    await until(lambda: not service.app.hub.of("ann"))
+    with structlog.testing.capture_logs() as logs:
+        session.wake(1_000)
+        for _ in range(10):
+            await asyncio.sleep(0)
+    assert [log["event"] for log in logs if log["log_level"] in {"warning", "error"}] == []
+    async with asyncio.timeout(5):  # the close is bounded, answered or not
+        assert (await reader.read()).count(b'"op":"disconnect"') == 1
+    writer.close()
 
 
 async def test_acks_on_their_way_are_written_down_before_the_end(

@@ -206,6 +206,42 @@ async def test_a_post_to_many_does_not_stand_in_the_way_of_the_others(store: Sto
     assert await read_all(store, "user1999") == [1]
 
 
+async def test_posts_to_many_that_take_long_leave_the_lane_to_the_others(
+    store: Store, connection: asyncpg.Connection
+) -> None:
+    await stop_at_entries(connection, more_than=500)
+    async with pausing_entries(connection):
+        many = [asyncio.create_task(store.sends.send(post(*(f"{letter}{n}" for n in range(600))))) for letter in "abcd"]
+        await find_waiting(connection)
+        async with asyncio.timeout(2):
+            for _ in range(5):
+                await store.sends.send(post("ann"))
+        assert not any(task.done() for task in many)
+    await asyncio.gather(*many)
+
+
+async def test_mailboxes_are_locked_in_the_order_of_their_ids(
+    connection: asyncpg.Connection, database_url: str
+) -> None:
+    """Two statements that need the same mailboxes can't wait for each other in a circle."""
+    users = [f"user{place}" for place in range(8)]
+    await connection.execute("INSERT INTO notify.mailbox (user_id) SELECT unnest($1::text[])", users)
+    await connection.execute("ALTER FUNCTION notify.number SET lock_timeout = '5s'")
+    numbering = await asyncpg.connect(database_url)
+    try:
+        async with holding(database_url, "user5"):
+            ids = [mint_id() for _ in users]
+            waiting = asyncio.create_task(
+                numbering.execute("SELECT notify.number($1, $2, $3, 100)", ids, users[::-1], [None] * 8)
+            )
+            await until(lambda: is_waiting_for_transaction(connection))
+            free = await connection.fetch("SELECT user_id FROM notify.mailbox ORDER BY user_id FOR UPDATE SKIP LOCKED")
+            assert [row[0] for row in free] == ["user6", "user7"]
+        await waiting
+    finally:
+        await numbering.close()
+
+
 async def test_the_mailbox_of_a_waiting_post_is_not_skipped_by_later_ones(store: Store, database_url: str) -> None:
     """Sends to one user wait in line: after the release they are delivered in the order they came."""
     await store.sends.send(post("ann"))
@@ -531,13 +567,19 @@ async def test_the_epoch_changes_with_the_database_and_with_the_mailbox(
 # How the tests stop the database where they need it
 
 
-async def stop_at_entries(connection: asyncpg.Connection) -> None:
-    """Make every deposit wait, just before it writes its entries, for as long as somebody holds the lock 7."""
+async def stop_at_entries(connection: asyncpg.Connection, *, more_than: int = 0) -> None:
+    """Make every deposit of so many entries wait, before its commit, for as long as somebody holds the lock 7."""
     await connection.execute(
-        """
-        CREATE FUNCTION wait_here() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS
-        $$ BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN NULL; END $$;
-        CREATE TRIGGER wait_here BEFORE INSERT ON notify.entry FOR EACH STATEMENT EXECUTE FUNCTION wait_here();
+        f"""
+        CREATE FUNCTION wait_here() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$
+        BEGIN
+            IF (SELECT count(*) FROM written) > {more_than} THEN
+                PERFORM pg_advisory_xact_lock_shared(7);
+            END IF;
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER wait_here AFTER INSERT ON notify.entry
+        REFERENCING NEW TABLE AS written FOR EACH STATEMENT EXECUTE FUNCTION wait_here();
         """
     )
 
@@ -570,6 +612,11 @@ async def find_waiting(connection: asyncpg.Connection) -> int:
 
 async def is_waiting_for_advisory_lock(connection: asyncpg.Connection) -> bool:
     query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND (objid <> 7 OR classid <> 0)"
+    return bool(await connection.fetchval(query))
+
+
+async def is_waiting_for_transaction(connection: asyncpg.Connection) -> bool:
+    query = "SELECT count(*) FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted"
     return bool(await connection.fetchval(query))
 
 

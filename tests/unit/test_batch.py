@@ -338,6 +338,22 @@ async def test_items_of_one_identity_that_still_wait_become_one() -> None:
     assert statement.batches == [["x"], ["ann.333", "bob.1"]]
 
 
+async def test_a_caller_that_leaves_does_not_take_along_who_was_joined_with_it() -> None:
+    statement = Statement(held=True)
+    async with bounded(), Lane("test", statement.run, identity=owner, merge=max) as lane:
+        first = lane.put("x")
+        await statement.began.wait()
+        leaving = asyncio.create_task(lane.submit("ann.1"))
+        staying = asyncio.create_task(lane.submit("ann.2"))
+        await until(lambda: len(lane) == 2)
+        await asyncio.sleep(0)  # the second has joined the first
+        leaving.cancel()
+        await asyncio.wait({leaving})
+        statement.gate.set()
+        assert await first == "X"
+        assert await staying == "ANN.2"
+
+
 async def test_no_more_statements_than_flights_at_once() -> None:
     statement = Statement(held=True)
     async with bounded(), Lane("test", statement.run, flights=2, max_items=1) as lane:
