@@ -8,6 +8,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from notify import metrics
+
 LATENCY_BOUNDS = (
     0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0,
 )  # fmt: skip
@@ -51,6 +53,8 @@ class Activity:
         production.notifications += notifications
         production.recipients += recipients
         self._counts.sent += recipients
+        metrics.ACCEPTED.inc(notifications)
+        metrics.RECIPIENTS.inc(recipients)
 
     def count_refusal(self, producer: str) -> None:
         """Count a request of a known producer that was answered with an error."""
@@ -59,12 +63,17 @@ class Activity:
     def count_delivery(self, latency: float | None) -> None:
         """Count a notification written to a socket; `latency` in seconds where it was sent live."""
         self._counts.delivered += 1
-        if latency is not None:
+        metrics.DELIVERED.inc()
+        if latency is None:
+            metrics.REPLAYED.inc()
+        else:
+            metrics.LATENCY.observe(latency)
             self._counts.latency[bisect_left(LATENCY_BOUNDS, latency)] += 1
 
     def count_acks(self, entries: int) -> None:
         """Count entries that a device acknowledged."""
         self._counts.acked += entries
+        metrics.ACKNOWLEDGED.inc(entries)
 
     def take(self) -> Counts:
         """Return what was counted since the last time, and begin anew."""

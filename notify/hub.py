@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 from uuid import UUID
 
+from notify import metrics
 from notify.auth import Identity
 from notify.errors import Close
 from notify.frames import WireCodec
@@ -120,6 +121,8 @@ class Hub:
         sessions = self._sessions.setdefault(session.user, [])
         sessions.append(session)
         self._count += 1
+        metrics.OPENED.inc()
+        metrics.SESSIONS.inc()
         self.emptied.clear()
         if self.watcher is not None:
             self.watcher.note_opened(session)
@@ -132,6 +135,7 @@ class Hub:
         if session in sessions:
             sessions.remove(session)
             self._count -= 1
+            metrics.SESSIONS.dec()
             if not self._count:
                 self.emptied.set()
             if self.watcher is not None:

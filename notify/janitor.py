@@ -9,6 +9,7 @@ import random
 
 import structlog
 
+from notify import metrics
 from notify.errors import NotifyError
 from notify.store import Store
 
@@ -24,6 +25,10 @@ RETENTION_BUSY_SECONDS = 0.1
 """The same while there is something to delete: a tenth of a second of work, then traffic has the database to itself."""
 
 
+WATCH_SECONDS = 10.0
+"""Pause between two looks at transactions that somebody left open: what they sent waits for them."""
+
+
 class Janitor:
     """Does this node's share of the due work until cancelled."""
 
@@ -35,6 +40,7 @@ class Janitor:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._release(), name="janitor outbox")
             tasks.create_task(self._retain(), name="janitor retention")
+            tasks.create_task(self._watch(), name="janitor watch")
 
     async def _release(self) -> None:
         while True:
@@ -58,3 +64,11 @@ class Janitor:
             except NotifyError as error:
                 log.warning("janitor.interrupted", reason=str(error))
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, not a secret
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                metrics.OLDEST_TRANSACTION.set(await self._store.outbox.oldest_transaction())
+            except NotifyError as error:
+                log.warning("janitor.interrupted", reason=str(error))
+            await asyncio.sleep(WATCH_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, not a secret

@@ -24,7 +24,7 @@ LATENCY = Histogram(
 TRUNCATED = Counter("notify_truncated_frames", "Sessions told that something is gone for good.")
 UNREADABLE = Counter("notify_unreadable_entries", "Entries skipped because no codec can encode them.")
 OPENED = Counter("notify_sessions_opened", "Sessions opened.")
-CLOSED = Counter("notify_sessions_closed", "Sessions closed, by the code that was sent; 1006 where none could be.", ["code"])
+CLOSED = Counter("notify_sessions_closed", "Sessions that the service closed, by the code that it sent.", ["code"])
 SESSIONS = Gauge("notify_sessions", "Sessions open at this moment.")
 BATCH_ITEMS = Histogram("notify_batch_items", "Items that went out in one statement.", ["lane"], buckets=BATCH_BUCKETS)
 BATCH_SECONDS = Histogram("notify_batch_seconds", "How long a statement took.", ["lane"], buckets=LATENCY_BUCKETS)

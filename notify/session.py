@@ -23,7 +23,7 @@ import msgspec
 import structlog
 from msgspec import UNSET, UnsetType
 
-from notify import clock
+from notify import clock, metrics
 from notify.auth import Identity, Scope
 from notify.batch import Interrupted
 from notify.errors import Close, InvalidToken, NotifyError, Problem, SessionClosed
@@ -471,6 +471,7 @@ class Session:
     async def _send_page(self, page: Page) -> None:
         self._head = max(self._head, page.head)
         if self._position < page.floor:
+            metrics.TRUNCATED.inc()
             await self._write(self._codec.encode(Truncated(from_=self._position + 1, to=page.floor)))
             self._position = page.floor
         for entry in page.entries:
@@ -481,6 +482,7 @@ class Session:
                 try:
                     message = self._codec.encode(frame_entry(entry, self._codec))
                 except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+                    metrics.UNREADABLE.inc()
                     log.error("entry.unreadable", notification=str(entry.notification_id), reason=type(error).__name__)
                 else:
                     if not self._auto_ack:
@@ -516,6 +518,7 @@ class Session:
         self._writing_since = None
 
     async def _say_goodbye(self, close: Close) -> None:
+        metrics.CLOSED.labels(int(close)).inc()
         frame = Disconnect(code=close, reason=close.reason, reconnect=close.reconnect)
         if self._retry_after is not None:
             frame = msgspec.structs.replace(frame, retry_after_ms=int(self._retry_after * 1000))

@@ -103,7 +103,7 @@ def find_errors(value: object, kind: Any, pointer: str, checks: Checks) -> Seque
     inner = list_element(kind)
     if inner is not None and isinstance(value, list) and (errors := find_list_errors(value, inner, pointer, checks)):
         return errors
-    if kind is msgspec.Raw or get_origin(kind) is msgspec.Raw:
+    if kind is msgspec.Raw or getattr(kind, "__origin__", None) is msgspec.Raw:  # get_origin() of Annotated is Annotated
         return []
     try:
         msgspec.convert(value, kind, builtin_types=())

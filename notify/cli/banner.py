@@ -43,6 +43,7 @@ def write_banner(settings: Settings, place: Place) -> str:
         "",
         f"  REST      {url}/v1/notifications",
         f"  socket    ws://{place.authority}/v1/ws",
+        f"  demo      {url}/demo   (begin here)",
         f"  docs      {url}/docs",
         f"  console   {url}/admin",
         "",

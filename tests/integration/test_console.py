@@ -319,10 +319,10 @@ async def test_hostile_ids_are_escaped_everywhere(browser: Browser, service: Ser
 
 def test_no_secret_is_among_the_settings_shown() -> None:
     settings = Settings(
-        _env_file=None,  # type: ignore[call-arg]  # pydantic's own
+        _env_file=None,
         database_url="postgresql://me:hunter2@db.example/app?password=hunter2",
         listen_url="host=db password=hunter2",
-        jwt_secret=[SECRET, "hunter2 the second, long enough too"],  # type: ignore[list-item]  # pydantic reads text
+        jwt_secret=[SECRET, "hunter2 the second, long enough too"],
         jwt_private_key="hunter2",
         jwt_jwks_url="https://me:hunter2@keys.example/",
         jwt_issuer="https://issuer.example",

@@ -570,17 +570,17 @@ async def test_the_epoch_changes_with_the_database_and_with_the_mailbox(
 async def stop_at_entries(connection: asyncpg.Connection, *, more_than: int = 0) -> None:
     """Make every deposit of so many entries wait, before its commit, for as long as somebody holds the lock 7."""
     await connection.execute(
-        f"""
+        """
         CREATE FUNCTION wait_here() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$
         BEGIN
-            IF (SELECT count(*) FROM written) > {more_than} THEN
+            IF (SELECT count(*) FROM written) > MORE_THAN THEN
                 PERFORM pg_advisory_xact_lock_shared(7);
             END IF;
             RETURN NULL;
         END $$;
         CREATE TRIGGER wait_here AFTER INSERT ON notify.entry
         REFERENCING NEW TABLE AS written FOR EACH STATEMENT EXECUTE FUNCTION wait_here();
-        """
+        """.replace("MORE_THAN", str(more_than))
     )
 
 
