@@ -103,7 +103,9 @@ def find_errors(value: object, kind: Any, pointer: str, checks: Checks) -> Seque
     inner = list_element(kind)
     if inner is not None and isinstance(value, list) and (errors := find_list_errors(value, inner, pointer, checks)):
         return errors
-    if kind is msgspec.Raw or getattr(kind, "__origin__", None) is msgspec.Raw:  # get_origin() of Annotated is Annotated
+    if (
+        kind is msgspec.Raw or getattr(kind, "__origin__", None) is msgspec.Raw
+    ):  # get_origin() of Annotated is Annotated
         return []
     try:
         msgspec.convert(value, kind, builtin_types=())
@@ -112,9 +114,7 @@ def find_errors(value: object, kind: Any, pointer: str, checks: Checks) -> Seque
     return []
 
 
-def find_struct_errors(
-    value: object, kind: type[msgspec.Struct], pointer: str, checks: Checks
-) -> Sequence[FieldError]:
+def find_struct_errors(value: object, kind: type[msgspec.Struct], pointer: str, checks: Checks) -> Sequence[FieldError]:
     """Return every bad field of an object, what is missing and what is not known included."""
     if not isinstance(value, dict):
         return [FieldError(pointer, "must be an object")]

@@ -101,7 +101,7 @@ async def user_page(request: HTMXRequest, services: NamedDependency[Services]) -
         visitor,
         "user.html",
         section="queues",
-        status=200 if mailbox is not None or sessions or acts else 404,
+        status=200 if mailbox is not None or sessions or acts or request.htmx else 404,
         user=user,
         mailbox=mailbox,
         devices=await store.inbox.devices(user),

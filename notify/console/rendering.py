@@ -146,9 +146,11 @@ def read_here(request: Request[Any, Any, Any]) -> str:
 
 def read_next(path: str | None) -> str:
     """Return where to go after signing in: a page of the console's, whatever the link said."""
-    if path is not None and (path == PATH or path.startswith((f"{PATH}/", f"{PATH}?"))) and path.isprintable():
-        return path if "\\" not in path else PATH
-    return PATH
+    if path is None or not path.isprintable() or "\\" in path:
+        return PATH
+    place = path.partition("?")[0]
+    within = place == PATH or place.startswith(f"{PATH}/")
+    return path if within and ".." not in place.split("/") else PATH
 
 
 def read_name(value: str | None, name: str) -> str:

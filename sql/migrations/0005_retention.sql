@@ -16,6 +16,7 @@ LANGUAGE plpgsql SET lock_timeout = '250ms' AS $$
 DECLARE
     place notify.walk%ROWTYPE;
     box record;
+    looked bigint := 0;
     last_user text;
     previous_user text;
     row_count bigint;
@@ -35,6 +36,7 @@ BEGIN
         FROM notify.mailbox AS m WHERE m.user_id > place.user_id ORDER BY m.user_id LIMIT max_mailboxes
     LOOP
         EXIT WHEN taken >= max_entries;
+        looked := looked + 1;
         previous_user := last_user;
         last_user := box.user_id;
         CONTINUE WHEN box.oldest IS NULL OR box.oldest >= cutoff;
@@ -66,6 +68,9 @@ BEGIN
             last_user := COALESCE(previous_user, place.user_id);
         END IF;
     END LOOP;
+    IF looked < max_mailboxes AND taken < max_entries THEN
+        last_user := '';  -- that was the last one: round again
+    END IF;
     UPDATE notify.walk AS w SET user_id = COALESCE(last_user, '') WHERE w.kind = 'mailboxes';
     RETURN taken;
 END $$;

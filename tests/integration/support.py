@@ -31,7 +31,9 @@ async def follow(service: Address, notification: str, *, app: str = "shop") -> d
     return found
 
 
-async def list_receipts(service: Address, notification: str, *, app: str = "shop", limit: int = 500) -> list[dict[str, Any]]:
+async def list_receipts(
+    service: Address, notification: str, *, app: str = "shop", limit: int = 500
+) -> list[dict[str, Any]]:
     """Return the receipts of a notification, all pages."""
     items: list[dict[str, Any]] = []
     query: dict[str, Any] = {"limit": limit}

@@ -37,7 +37,11 @@ async def test_who_is_there_gets_the_retract_live(service: Service) -> None:
         frames = [await alice.take()]
         await service.send("alice", 2, collapse_key="k")
         frames += [await alice.take(), await alice.take()]
-    assert [(frame["op"], frame["seq"]) for frame in frames] == [("notification", 1), ("retract", 2), ("notification", 3)]
+    assert [(frame["op"], frame["seq"]) for frame in frames] == [
+        ("notification", 1),
+        ("retract", 2),
+        ("notification", 3),
+    ]
 
 
 async def test_one_already_acknowledged_stays(service: Service) -> None:
@@ -107,9 +111,7 @@ async def test_an_ack_and_a_replacement_at_once_leave_one_ending(service: Servic
         for _ in range(30):
             old = await service.send("alice", collapse_key="k")
             seq = (await alice.take())["seq"]
-            new, _ = await asyncio.gather(
-                service.send("alice", collapse_key="k"), alice.say({"op": "ack", "seq": seq})
-            )
+            new, _ = await asyncio.gather(service.send("alice", collapse_key="k"), alice.say({"op": "ack", "seq": seq}))
             frames = [await alice.take()]
             if frames[0]["op"] == "retract":
                 frames.append(await alice.take())

@@ -33,11 +33,11 @@ async def test_a_ttl_counts_from_when_it_may_be_delivered(service: Service, conn
     assert 3600 < left <= 3660
 
 
-@pytest.mark.parametrize("ttl", [-1, 2_419_201, 2**63, 1.5, "60", None, True])
-async def test_a_ttl_out_of_bounds_is_an_error(service: Service, ttl: object) -> None:
-    answer = await service.post({"to": "alice", "type": "t", "ttl": ttl})
-    assert answer.status_code == 400
-    assert [error["pointer"] for error in answer.json()["errors"]] == ["/ttl"]
+async def test_a_ttl_out_of_bounds_is_an_error(service: Service) -> None:
+    for ttl in (-1, 2_419_201, 2**63, 1.5, "60", None, True):
+        answer = await service.post({"to": "alice", "type": "t", "data": None, "ttl": ttl})
+        assert answer.status_code == 400
+        assert [error["pointer"] for error in answer.json()["errors"]] == ["/ttl"], ttl
 
 
 async def test_what_was_acknowledged_in_time_stays_delivered(service: Service, connection: asyncpg.Connection) -> None:
@@ -50,7 +50,9 @@ async def test_what_was_acknowledged_in_time_stays_delivered(service: Service, c
         assert await find_status(service, notification) == "delivered"
 
 
-async def test_an_acknowledgement_after_the_end_changes_nothing(service: Service, connection: asyncpg.Connection) -> None:
+async def test_an_acknowledgement_after_the_end_changes_nothing(
+    service: Service, connection: asyncpg.Connection
+) -> None:
     notification = await service.send("alice")
     async with service.connect("alice") as alice:
         await alice.take_backlog()

@@ -100,8 +100,12 @@ async def test_ten_thousand_recipients_are_counted_and_paged_within_the_patience
 ) -> None:
     users = [f"user {n:05}" for n in range(10_000)]
     notification = await service.send(users)
-    await connection.execute("INSERT INTO notify.cursor SELECT user_id, 'd', 1, now() FROM notify.mailbox WHERE user_id < 'user 02500'")
-    await connection.execute("INSERT INTO notify.ack SELECT user_id, 'd', 1, 0, now() FROM notify.mailbox WHERE user_id < 'user 02500'")
+    await connection.execute(
+        "INSERT INTO notify.cursor SELECT user_id, 'd', 1, now() FROM notify.mailbox WHERE user_id < 'user 02500'"
+    )
+    await connection.execute(
+        "INSERT INTO notify.ack SELECT user_id, 'd', 1, 0, now() FROM notify.mailbox WHERE user_id < 'user 02500'"
+    )
     counts = (await follow(service, notification))["counts"]
     assert (counts["delivered"], counts["pending"]) == (2_500, 7_500)
     statuses = await find_statuses(service, notification)

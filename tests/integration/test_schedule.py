@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import asyncpg
-import pytest
 
 from tests.integration.support import (
     MAX_PENDING,
@@ -22,9 +21,7 @@ from tests.service import Service, holding, until
 
 async def put_due(connection: asyncpg.Connection, *users: str, key: str | None = None) -> UUID:
     """Leave something for these users in the outbox, due now."""
-    found: UUID = await connection.fetchval(
-        "SELECT notify.send('t', recipients => $1, collapse_key => $2)", users, key
-    )
+    found: UUID = await connection.fetchval("SELECT notify.send('t', recipients => $1, collapse_key => $2)", users, key)
     return found
 
 
@@ -62,11 +59,19 @@ async def test_in_the_past_is_now(service: Service) -> None:
         assert (await alice.take())["id"] == notification
 
 
-@pytest.mark.parametrize("deliver_at", [from_now(31 * 86_400), "9999-12-31T23:59:59Z", "2030-01-01T00:00:00", "soon", 1, None])
-async def test_too_far_ahead_or_no_time_is_an_error(service: Service, deliver_at: object) -> None:
-    answer = await service.post({"to": "alice", "type": "t", "deliver_at": deliver_at})
-    assert answer.status_code == 400
-    assert [error["pointer"] for error in answer.json()["errors"]] == ["/deliver_at"]
+async def test_too_far_ahead_or_no_time_is_an_error(service: Service) -> None:
+    for time in (
+        from_now(31 * 86_400),
+        "9999-12-31T23:59:59Z",
+        "0001-01-01T00:00:00+14:00",
+        "2030-01-01T00:00:00",
+        "soon",
+        1,
+        None,
+    ):
+        answer = await service.post({"to": "alice", "type": "t", "deliver_at": time})
+        assert answer.status_code == 400, time
+        assert [error["pointer"] for error in answer.json()["errors"]] == ["/deliver_at"]
 
 
 async def test_what_fell_due_while_every_node_was_down_comes_when_one_is_back(
@@ -91,7 +96,9 @@ async def test_what_fell_due_while_every_node_was_down_comes_when_one_is_back(
 async def test_two_nodes_release_each_once_and_in_order(database_url: str, connection: asyncpg.Connection) -> None:
     async with open_nodes(database_url) as (one, other), other.connect("alice", ack="auto") as alice:
         await alice.take_backlog()
-        batch = [{"to": ["alice", "bob"], "type": "t", "data": n, "deliver_at": from_now(0.3 + n / 500)} for n in range(150)]
+        batch = [
+            {"to": ["alice", "bob"], "type": "t", "data": n, "deliver_at": from_now(0.3 + n / 500)} for n in range(150)
+        ]
         answer = await one.post({"notifications": batch}, path="/v1/notifications/batch")
         frames = await alice.take_notifications(150)
         assert [frame["data"] for frame in frames] == list(range(150))

@@ -89,7 +89,9 @@ async def test_seqs_come_without_gaps_however_many_send_at_once(store: Store, da
         assert await read_all(store, user) == list(range(1, 201))
 
 
-async def test_seqs_come_in_the_order_of_the_commits(store: Store, connection: asyncpg.Connection) -> None:
+async def test_seqs_come_in_the_order_of_the_commits(
+    store: Store, database_url: str, connection: asyncpg.Connection
+) -> None:
     """Whoever has seen a seq has seen, or can see, every lower one: a reader never passes a number that commits later."""
     seen: list[int] = []
 
@@ -101,10 +103,11 @@ async def test_seqs_come_in_the_order_of_the_commits(store: Store, connection: a
             assert seqs[: len(seen)] == seen
             seen[:] = seqs
 
-    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
+    async with connected(database_url) as other, asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
         tasks.create_task(watch())
-        for _ in range(150):
-            tasks.create_task(store.sends.send(post("ann")))
+        for place in range(150):
+            tasks.create_task((store, other)[place % 2].sends.send(post("ann")))
+            await asyncio.sleep(0.001)  # spread over many statements of both nodes
 
 
 async def test_a_producer_that_waits_for_its_answers_is_delivered_in_order(store: Store) -> None:
@@ -211,7 +214,9 @@ async def test_posts_to_many_that_take_long_leave_the_lane_to_the_others(
 ) -> None:
     await stop_at_entries(connection, more_than=500)
     async with pausing_entries(connection):
-        many = [asyncio.create_task(store.sends.send(post(*(f"{letter}{n}" for n in range(600))))) for letter in "abcd"]
+        many = [
+            asyncio.create_task(store.sends.send(post(*(f"{letter}{n}" for n in range(4_000))))) for letter in "abcd"
+        ]
         await find_waiting(connection)
         async with asyncio.timeout(2):
             for _ in range(5):

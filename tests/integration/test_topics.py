@@ -1,7 +1,6 @@
 """Topics: whoever is subscribed at that moment, in order with what is sent directly, within the limits of a request."""
 
 import asyncpg
-import pytest
 
 from tests.integration.support import encode, find_statuses, from_now, subscribe
 from tests.service import SEND, Service, bearer
@@ -77,7 +76,9 @@ async def test_ten_thousand_get_one_and_what_is_sent_directly_keeps_its_place(
         await service.send("user 777", "after")
         assert [frame["data"] for frame in await user.take_notifications(3)] == ["before", "to all", "after"]
     assert sent["recipients"] == 10_000
-    assert await connection.fetchval("SELECT count(*) FROM notify.entry WHERE notification_id = $1", sent["id"]) == 10_000
+    assert (
+        await connection.fetchval("SELECT count(*) FROM notify.entry WHERE notification_id = $1", sent["id"]) == 10_000
+    )
 
 
 async def test_beyond_the_limit_it_is_413_before_any_row_is_written(
@@ -89,7 +90,9 @@ async def test_beyond_the_limit_it_is_413_before_any_row_is_written(
     assert (await service.post({"topic": "too many", "type": "t"})).status_code == 413
     answer = await service.post({"notifications": [half, half]}, path="/v1/notifications/batch")
     assert answer.status_code == 413
-    answer = await service.post({"notifications": [half, {"to": ["x"] * 5_000, "type": "t"}]}, path="/v1/notifications/batch")
+    answer = await service.post(
+        {"notifications": [half, {"to": ["x"] * 5_000, "type": "t"}]}, path="/v1/notifications/batch"
+    )
     assert answer.status_code == 201  # the same one twice counts once
     await connection.execute("DELETE FROM notify.notification")
     assert (await service.post({"topic": "too many", "type": "t", "deliver_at": from_now(60)})).status_code == 413
@@ -104,8 +107,15 @@ async def test_a_scheduled_one_is_for_those_subscribed_when_it_was_sent(service:
     assert await find_statuses(service, str(sent["id"])) == {"alice": "scheduled"}
 
 
-@pytest.mark.parametrize("body", [{"topic": "t", "to": "alice"}, {}, {"topic": ""}, {"topic": "x" * 256}, {"topic": ["t"]}])
-async def test_a_topic_and_recipients_together_or_neither_is_an_error(service: Service, body: dict[str, object]) -> None:
-    answer = await service.post({"type": "t", **body})
-    assert answer.status_code == 400
-    assert answer.json()["errors"]
+async def test_a_topic_and_recipients_together_or_neither_is_an_error(service: Service) -> None:
+    bodies: list[dict[str, object]] = [
+        {"topic": "t", "to": "a"},
+        {},
+        {"topic": ""},
+        {"topic": "x" * 256},
+        {"topic": ["t"]},
+    ]
+    for body in bodies:
+        answer = await service.post({"type": "t", **body})
+        assert answer.status_code == 400, body
+        assert answer.json()["errors"]

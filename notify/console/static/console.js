@@ -6,7 +6,9 @@ const SECONDS_LATE = 10; // without an answer for so long, the page says that it
 const button = document.getElementById("pause");
 const state = document.getElementById("refresh-state");
 let answered = Date.now();
+let refused = 0; // the status of the last answer, if it was none to show
 
+const isSelecting = () => String(getSelection()) !== "";
 const isPaused = () => sessionStorage.getItem(PAUSED) === "yes";
 
 function say() {
@@ -16,7 +18,8 @@ function say() {
   const late = !paused && age >= SECONDS_LATE;
   button.setAttribute("aria-pressed", String(paused));
   button.dataset.state = paused ? "paused" : late ? "late" : "live";
-  const text = paused ? "Paused" : late ? `No answer for ${age} s` : "Live";
+  const lost = refused ? `Answer ${refused}, ${age} s old` : `No answer for ${age} s`;
+  const text = paused ? "Paused" : late ? lost : isSelecting() ? "Held for your selection" : "Live";
   if (state.textContent !== text) state.textContent = text;
 }
 
@@ -29,15 +32,16 @@ button?.addEventListener("click", () => {
 
 document.addEventListener("htmx:beforeRequest", (event) => {
   // Nobody looks at a hidden tab, and nobody wants the text changed under a selection.
-  const selecting = String(getSelection()) !== "";
-  if (event.target.id === "live" && (isPaused() || document.hidden || selecting)) {
+  if (event.target.id === "live" && (isPaused() || document.hidden || isSelecting())) {
     event.preventDefault();
     answered = Date.now();
   }
 });
 
 document.addEventListener("htmx:afterRequest", (event) => {
-  if (event.target.id === "live" && event.detail.successful) answered = Date.now();
+  if (event.target.id !== "live") return;
+  refused = event.detail.successful ? 0 : event.detail.xhr.status;
+  if (event.detail.successful) answered = Date.now();
   say();
 });
 
