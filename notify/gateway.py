@@ -75,6 +75,11 @@ class WebSocket:
         except OSError:
             self.abort()
 
+    def forget_handshake(self) -> None:
+        """Let go of what only the handshake needed: idle sockets are many."""
+        if self._transport is not None:
+            self._transport.forget_handshake()
+
     def abort(self) -> None:
         """Drop the connection at once."""
         if self._transport is not None:
@@ -139,6 +144,9 @@ class Gateway:
             log.info("session.refused", session_id=str(session_id), code=int(closed.close), reason=closed.detail)
             await socket.close(closed.close)
             return
+        socket.forget_handshake()
+        scope.clear()
+        del headers, offered
         log.info("session.opened", session_id=str(session_id), user=identity.subject, device=device)
         try:
             await session.run(self._hub, resume)

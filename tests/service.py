@@ -337,3 +337,32 @@ async def holding(database_url: str, user: str) -> AsyncIterator[asyncpg.Connect
             yield connection
     finally:
         await connection.close()
+
+
+async def shake_hands(address: Address, user: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Open a WebSocket by hand, through the narrowest of buffers; nobody reads it but the caller."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", address.port, limit=1024)
+    lines = [
+        "GET /v1/ws HTTP/1.1", "Host: 127.0.0.1", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", f"Authorization: {bearer(user)['Authorization']}",
+    ]  # fmt: skip
+    writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
+    await writer.drain()
+    return reader, writer
+
+
+def data_of(frames: list[dict[str, Any]]) -> list[Any]:
+    """Return the data of the notifications among some frames."""
+    return [frame["data"] for frame in frames if frame["op"] == "notification"]
+
+
+async def read_cursor(connection: asyncpg.Connection, user: str, device: str = "default") -> int:
+    """Return what a device has acknowledged, as it is written down."""
+    query = "SELECT seq FROM notify.cursor WHERE user_id = $1 AND device = $2"
+    found: int = await connection.fetchval(query, user, device)
+    return found
+
+
+async def stands_at(connection: asyncpg.Connection, user: str, seq: int, device: str = "default") -> bool:
+    """Whether a device's cursor is at this seq."""
+    return await read_cursor(connection, user, device) == seq

@@ -39,7 +39,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Offer the transport to the application."""
         super().handle_connect(event)
         if not self.close_sent:
-            self.scope["extensions"]["notify.transport"] = Transport(self.transport)  # type: ignore[assignment]  # ours
+            self.scope["extensions"]["notify.transport"] = Transport(self.transport, self._forget_handshake)  # type: ignore[assignment]  # ours
+
+    def _forget_handshake(self) -> None:
+        self.scope = None  # type: ignore[assignment]  # the application has read it
 
     def handle_cont(self, event: Any) -> None:
         """Add a fragment. Their size is limited by the parser, their number here."""

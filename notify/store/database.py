@@ -39,7 +39,12 @@ SERVER_SETTINGS = {
     "tcp_user_timeout": "10s",  # a statement's answer to a node that is gone must not hold locks for longer
     "jit": "off",  # compiling pays for long queries only; ours are short
     "max_parallel_workers_per_gather": "0",  # the same of starting processes
-    "enable_seqscan": "off",  # every table has its index; a plan made while one was empty must not outlive that
+    # Every statement knows its index. Plans made while a table was empty, or anew for each little array, must not undo that:
+    # a plan once and for all halved the CPU of a small statement, and scans of plans made too early failed whole reconnects.
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
 }
 
 KEY_IN_FLIGHT = "NT409"

@@ -10,7 +10,7 @@ import asyncpg
 import httpx
 import pytest
 
-from tests.service import SECRET, ServiceProcess, Socket, bearer, mint_token, until
+from tests.service import SECRET, ServiceProcess, Socket, bearer, data_of, mint_token, shake_hands, stands_at, until
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -20,15 +20,6 @@ async def process(database_url: str) -> Any:
     """One `notify serve` on the test's own database."""
     async with ServiceProcess(database_url) as process:
         yield process
-
-
-def data_of(frames: list[dict[str, Any]]) -> list[Any]:
-    return [frame["data"] for frame in frames if frame["op"] == "notification"]
-
-
-async def stands_at(connection: asyncpg.Connection, user: str, seq: int, device: str = "default") -> bool:
-    found = await connection.fetchval("SELECT seq FROM notify.cursor WHERE user_id = $1 AND device = $2", user, device)
-    return bool(found == seq)
 
 
 async def test_a_notification_is_delivered_live_and_replayed_after_absence(
@@ -207,7 +198,7 @@ async def test_the_goodbyes_are_spread_out(process: ServiceProcess) -> None:
 async def test_sockets_that_do_not_read_delay_neither_the_others_nor_the_drain(database_url: str) -> None:
     limits = {"max_unacked": 10_000, "max_unacked_bytes": 256 * 1024 * 1024}
     async with ServiceProcess(database_url, **limits) as process, AsyncExitStack() as stack:
-        deaf = [await open_and_never_read(process, "deaf") for _ in range(5)]
+        deaf = [await shake_hands(process, "deaf") for _ in range(5)]
         await until(lambda: len(process.events("session.opened")) == 5)
         ann = await stack.enter_async_context(process.connect("ann"))
         await ann.take_backlog()
@@ -229,19 +220,6 @@ async def test_sockets_that_do_not_read_delay_neither_the_others_nor_the_drain(d
             writer.transport.abort()
 
 
-async def open_and_never_read(process: ServiceProcess, user: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Open a WebSocket by hand, through the narrowest of receive buffers, and read nothing."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", process.port, limit=64)
-    writer.write(
-        (
-            "GET /v1/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: {bearer(user)['Authorization']}\r\n\r\n"
-        ).encode()
-    )
-    await writer.drain()
-    return reader, writer
-
-
 async def test_a_locked_mailbox_does_not_hold_up_the_drain(process: ServiceProcess, database_url: str) -> None:
     await process.send("ann")
     foreign = await asyncpg.connect(database_url)
@@ -249,7 +227,8 @@ async def test_a_locked_mailbox_does_not_hold_up_the_drain(process: ServiceProce
         async with foreign.transaction():
             await foreign.execute("SELECT 1 FROM notify.mailbox FOR UPDATE")
             sending = asyncio.create_task(try_to_send(process, "ann", "never"))
-            await until(lambda: is_probed(foreign))
+            await until(lambda: is_waiting(foreign))
+            await until(lambda: is_parked(foreign))
             started = time.monotonic()
             assert await process.terminate() == 0
             assert time.monotonic() - started < 10
@@ -259,13 +238,16 @@ async def test_a_locked_mailbox_does_not_hold_up_the_drain(process: ServiceProce
     assert "Traceback" not in "".join(process.lines)
 
 
-async def is_probed(connection: asyncpg.Connection) -> bool:
-    """Whether the service looks again and again who holds the mailbox: the send is parked."""
+async def is_waiting(connection: asyncpg.Connection) -> bool:
+    """Whether a statement of the service waits for a lock."""
     await connection.execute("SELECT pg_stat_clear_snapshot()")
-    found = await connection.fetchval(
-        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%SKIP LOCKED%' AND pid <> pg_backend_pid()"
-    )
-    return bool(found)
+    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    return bool(await connection.fetchval(query))
+
+
+async def is_parked(connection: asyncpg.Connection) -> bool:
+    """Whether it has given up waiting: from then on the service looks now and then whether it may try again."""
+    return not await is_waiting(connection)
 
 
 async def test_nothing_of_a_token_or_a_payload_is_in_the_log(process: ServiceProcess) -> None:

@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from notify.store import Store
+from tests.mailing import connected
 from tests.service import Service
 
 
@@ -12,3 +14,10 @@ async def service(database_url: str) -> AsyncIterator[Service]:
     """Serve on the test's own database, with every setting at its default."""
     async with Service(database_url) as service:
         yield service
+
+
+@pytest.fixture
+async def store(database_url: str) -> AsyncIterator[Store]:
+    """Connect to the test's own database, as a node does."""
+    async with connected(database_url) as store:
+        yield store

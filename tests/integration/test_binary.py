@@ -46,7 +46,7 @@ async def test_bytes_stay_bytes_in_msgpack_and_are_base64_in_json(service: Servi
 
 
 async def test_json_reads_the_same_in_msgpack(service: Service) -> None:
-    data = {"a": [1, 2.5, None, True, "é😀"], "$bytes": "AAEC", "deep": [[[{}]]]}
+    data: dict[str, Any] = {"a": [1, 2.5, None, True, "é😀"], "$bytes": "AAEC", "deep": [[[{}]]]}
     await service.send("alice", data)
     async with service.connect("alice", subprotocols=[MSGPACK]) as alice:
         [frame] = await alice.take_backlog()

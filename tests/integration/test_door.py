@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -143,9 +144,9 @@ async def test_the_documented_grants_open_nothing_else(app: asyncpg.Connection, 
     ]
     assert "notification" in tables
     for table in tables:
-        for statement in (f"SELECT FROM notify.{table}", f"DELETE FROM notify.{table}"):
+        for act in ("SELECT", "DELETE"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
-                await app.execute(statement)
+                await app.execute(f"{act} FROM notify.{table}")
     for call in (
         "notify.release(1, 1)",
         "notify.unread('alice')",
@@ -267,13 +268,8 @@ async def test_data_is_held_to_the_same_rules_as_at_the_other_door(service: Serv
             "/v1/notifications", content=body, headers=headers | bearer("shop", scope=SEND)
         )
         assert (answer.status_code == 201) == fit, text[:100]
-        try:
+        with nullcontext() if fit else pytest.raises(asyncpg.InvalidParameterValueError, match="data"):
             await app.fetchval("SELECT notify.send('t', recipient => 'bob', data => $1)", text)
-        except asyncpg.PostgresError as error:
-            assert not fit, text[:100]
-            assert error.sqlstate == "22023"
-        else:
-            assert fit, text[:100]
     stored = [item["data"] for item in (await list_inbox(service, "alice"))["items"]]
 
     async def is_there() -> bool:

@@ -15,7 +15,7 @@ async def test_racing_on_two_nodes_stores_one(database_url: str, connection: asy
     async with open_nodes(database_url) as nodes:
         for turn in range(15):
             key = f"key {turn}"
-            answers = await asyncio.gather(*(node.post(BODY, Idempotency_Key=key) for node in nodes * 2))
+            answers = await asyncio.gather(*(node.post(BODY, Idempotency_Key=key) for node in (*nodes, *nodes)))
             assert {answer.status_code for answer in answers} <= {201, 409}
             stored = [answer for answer in answers if answer.status_code == 201]
             assert len({answer.json()["id"] for answer in stored}) == 1
@@ -53,9 +53,7 @@ async def test_a_key_may_be_used_again_after_its_day(service: Service, connectio
     assert first.json()["id"] != second.json()["id"]
 
 
-async def test_the_first_answer_comes_again_although_the_same_request_would_be_refused_now(
-    database_url: str, connection: asyncpg.Connection
-) -> None:
+async def test_the_first_answer_comes_again_although_the_same_request_would_be_refused_now(database_url: str) -> None:
     async with Service(database_url, max_recipients=2) as service:
         await subscribe(service, "news", "alice", "bob")
         body = {"topic": "news", "type": "t"}

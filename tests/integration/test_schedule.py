@@ -168,8 +168,7 @@ async def test_one_to_very_many_goes_in_parts_and_nothing_overtakes_it(connectio
     released = 0
     while await release(connection, 10):
         released += 1
-        [numbered] = await connection.fetchrow("SELECT count(*) FROM notify.entry")
-        assert numbered <= 10 * released
+        assert await connection.fetchval("SELECT count(*) FROM notify.entry") <= 10 * released
     assert released == 4
     for user in users:
         assert await list_entries(connection, user) == ([long, short] if user in users[30:] else [long])

@@ -103,7 +103,8 @@ async def test_an_ack_is_for_the_named_device_of_the_caller_alone(
 
 
 async def test_an_ack_that_is_none_is_400(service: Service) -> None:
-    for body in ({}, {"seq": -1}, {"seq": "1"}, {"seq": 1, "device": ""}, {"seq": 1, "more": 1}, []):
+    bodies: list[object] = [{}, {"seq": -1}, {"seq": "1"}, {"seq": 1, "device": ""}, {"seq": 1, "more": 1}, []]
+    for body in bodies:
         answer = await service.client.post("/v1/inbox/ack", json=body, headers=bearer("alice"))
         assert answer.status_code == 400, body
 
@@ -114,7 +115,7 @@ async def test_with_ack_auto_sent_counts_as_acknowledged(service: Service, conne
         await stream.take_until("caught_up")
 
         async def is_acknowledged() -> bool:
-            return await connection.fetchval("SELECT seq FROM notify.cursor") == 3
+            return bool(await connection.fetchval("SELECT seq = 3 FROM notify.cursor"))
 
         await until(is_acknowledged)
 

@@ -1,12 +1,14 @@
 """Topics: whoever is subscribed at that moment, in order with what is sent directly, within the limits of a request."""
 
+from typing import Any
+
 import asyncpg
 
 from tests.integration.support import encode, find_statuses, from_now, subscribe
 from tests.service import SEND, Service, bearer
 
 
-async def list_page(service: Service, topic: str, **query: object) -> tuple[list[str], str | None]:
+async def list_page(service: Service, topic: str, **query: Any) -> tuple[list[str], str | None]:
     path = f"/v1/topics/{encode(topic)}/subscribers"
     answer = await service.client.get(path, params=query, headers=bearer("shop", scope=SEND))
     assert answer.status_code == 200, answer.text
@@ -55,7 +57,7 @@ async def test_subscribers_are_listed_page_by_page_and_any_legal_id_is_one(servi
     users = sorted(["a/b", "..", "alice", "é ü", "😀", "%2F"])
     await subscribe(service, "a topic/with a slash", *users)
     found: list[str] = []
-    cursor: dict[str, object] = {}
+    cursor: dict[str, Any] = {}
     while True:
         page, following = await list_page(service, "a topic/with a slash", limit=4, **cursor)
         found += page

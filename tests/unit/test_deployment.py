@@ -9,12 +9,13 @@ from typing import Any
 import click
 import pytest
 import yaml
+from prometheus_client.metrics import MetricWrapperBase
 
 from notify import metrics
 from notify.api.health import livez, readyz
 from notify.api.health import metrics as metrics_route
 from notify.api.stream import PATH_STREAM
-from notify.cli import main
+from notify.cli import root
 from notify.server.limits import ServerLimits
 from notify.server.process import KEEP_ALIVE_SECONDS
 from notify.settings import MIB, Settings
@@ -54,7 +55,7 @@ def seconds(text: str) -> int:
 
 def exposed_names() -> set[str]:
     """Return every name that /metrics has for us."""
-    families = [value for value in vars(metrics).values() if hasattr(value, "collect")]
+    families = [value for value in vars(metrics).values() if isinstance(value, MetricWrapperBase)]
     names: set[str] = set()
     for family in [family for value in families for family in value.collect()]:
         suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
@@ -75,7 +76,8 @@ def written_metrics() -> set[str]:
     return {
         family.name
         for constant, value in vars(metrics).items()
-        if hasattr(value, "collect") and re.search(rf"\b(metrics\.)?{constant}\b\.(inc|set|labels|observe)", code)
+        if isinstance(value, MetricWrapperBase)
+        and re.search(rf"\b(metrics\.)?{constant}\b\.(inc|set|labels|observe)", code)
         for family in value.collect()
     }
 
@@ -117,12 +119,12 @@ def test_every_variable_is_a_setting(path: Path) -> None:
 
 @pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.name)
 def test_every_command_and_option_in_a_guide_exists(path: Path) -> None:
-    commands = {name: command for name, command in main.commands.items() if isinstance(command, click.Command)}
-    context = click.Context(main)
+    context = click.Context(root)
     for code in re.findall(r"^ *```sh\n(.*?)^ *```|`([^`\n]+)`", path.read_text(), re.DOTALL | re.MULTILINE):
         for name, rest in re.findall(r"(?:^|\s|/|\()notify ([a-z]+)([^\n)]*)", "\n".join(code)):
-            assert name in commands, name
-            options = {option for p in commands[name].get_params(context) for option in [*p.opts, *p.secondary_opts]}
+            command = root.get_command(context, name)
+            assert command is not None, name
+            options = {option for p in command.get_params(context) for option in [*p.opts, *p.secondary_opts]}
             assert set(re.findall(r"(?<=\s)--[a-z-]+", rest)) <= options, rest
 
 
@@ -250,7 +252,21 @@ def test_caddy_does_not_collect_events() -> None:
 def test_a_proxy_keeps_inside_what_belongs_there(name: str) -> None:
     [pattern] = re.findall(r"(\^/\+\([^\"]*\))\"", (DEPLOY / name).read_text())
     inside = re.compile(pattern, re.IGNORECASE)
-    for path in ("/metrics", "/admin", "/admin/queues", "//admin", "/v1/admin/queues/%2e%2e%2finbox", "/livez", "/readyz"):
+    for path in (
+        "/metrics",
+        "/admin",
+        "/admin/queues",
+        "//admin",
+        "/v1/admin/queues/%2e%2e%2finbox",
+        "/livez",
+        "/readyz",
+    ):
         assert inside.search(path), path
-    for path in ("/v1/ws?device=admin", "/v1/stream", "/v1/inbox", "/v1/topics/admin/subscribers/a", "/client/notify.js"):
+    for path in (
+        "/v1/ws?device=admin",
+        "/v1/stream",
+        "/v1/inbox",
+        "/v1/topics/admin/subscribers/a",
+        "/client/notify.js",
+    ):
         assert not inside.search(path), path
