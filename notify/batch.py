@@ -109,7 +109,7 @@ class Lane(Generic[ItemT, ResultT]):
     twice: it is repeated until it succeeds. Use as an async context manager: leaving it waits for what is in flight.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the properties of a lane, by keyword
         self,
         name: str,
         run: Callable[[Sequence[ItemT]], Awaitable[Sequence[ResultT]]],

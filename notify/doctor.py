@@ -207,7 +207,9 @@ async def check_listen(connection: asyncpg.Connection, listener_url: str) -> Fin
             return wrong("listen", f"a `NOTIFY` did not arrive within {ANSWER_SECONDS:g} s", remedy)
         seconds = time.monotonic() - started
         if seconds > SLOW_SECONDS:
-            return wrong("listen", f"a `NOTIFY` took {seconds:.1f} s", "see what keeps PostgreSQL busy: pg_stat_activity")
+            return wrong(
+                "listen", f"a `NOTIFY` took {seconds:.1f} s", "see what keeps PostgreSQL busy: pg_stat_activity"
+            )
         return good("listen", f"a `NOTIFY` came back in {seconds * 1000:.1f} ms")
     finally:
         listener.terminate()

@@ -126,7 +126,9 @@ class Roster:
                     reconnects=self._link.reconnects,
                 ),
                 [
-                    OpenedSession(s.id, s.user, s.device, s.protocol, s.identity.token_id, clock.now() - now + s.opened_at)
+                    OpenedSession(
+                        s.id, s.user, s.device, s.protocol, s.identity.token_id, clock.now() - now + s.opened_at
+                    )
                     for s in opened.values()
                 ],
                 closed,

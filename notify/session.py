@@ -153,7 +153,7 @@ class Session:
         "user",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a session is made of, each named by its caller
         self,
         session_id: UUID,
         socket: Socket,
@@ -452,21 +452,25 @@ class Session:
             await self._write(message)
             return True
         if self._position < self._head:
-            entries = self._limits.max_unacked - len(self._window)
-            size = self._limits.max_unacked_bytes - self._unacked_bytes
-            if entries <= 0 or size <= 0:
-                return False  # the window is full: an ack starts the pump again
-            told = self._head
-            page = await self._store.mailboxes.fetch(self.user, self._position, entries, size)
-            if self._head == told:
-                self._head = page.head  # a wake-up that promised more was wrong; believing it would never end
-            await self._send_page(page)
-            return True
+            return await self._chase()
         if not self._caught_up:
             self._caught_up = True
             await self._write(self._codec.encode(CaughtUp(seq=self._position)))
             return True
         return False
+
+    async def _chase(self) -> bool:
+        """Fetch the next page and send it. Returns False when the window is full: an ack starts the pump again."""
+        entries = self._limits.max_unacked - len(self._window)
+        size = self._limits.max_unacked_bytes - self._unacked_bytes
+        if entries <= 0 or size <= 0:
+            return False
+        told = self._head
+        page = await self._store.mailboxes.fetch(self.user, self._position, entries, size)
+        if self._head == told:
+            self._head = page.head  # a wake-up that promised more was wrong; believing it would never end
+        await self._send_page(page)
+        return True
 
     async def _send_page(self, page: Page) -> None:
         self._head = max(self._head, page.head)
@@ -483,7 +487,9 @@ class Session:
                     message = self._codec.encode(frame_entry(entry, self._codec))
                 except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                     metrics.UNREADABLE.inc()
-                    log.error("entry.unreadable", notification=str(entry.notification_id), reason=type(error).__name__)
+                    log.error(  # noqa: TRY400 - its traceback could hold the payload
+                        "entry.unreadable", notification=str(entry.notification_id), reason=type(error).__name__
+                    )
                 else:
                     if not self._auto_ack:
                         self._window.append((entry.seq, len(message)))

@@ -60,22 +60,25 @@ def recognize(error: Exception) -> Problem:
 
 def name_problem(error: Exception) -> Problem:
     """Return the problem that an exception is."""
-    if isinstance(error, Problem):
-        return error
-    if isinstance(error, NotFoundException):
-        return NotFound("no such path")
-    if isinstance(error, MethodNotAllowedException):
-        problem: Problem = MethodNotAllowed("this path does not take that method")
-        problem.headers.update(error.headers or {})
-        return problem
-    if isinstance(error, HTTPException) and 400 <= error.status_code < 500:  # noqa: PLR2004 - the range of HTTP's client errors
-        return InvalidRequest(error.detail)
-    if isinstance(error, Poisoned):
-        return InvalidRequest("the database refuses a value in this request")
-    if isinstance(error, Interrupted | Blocked):
-        return Unavailable(f"the database can't answer at the moment ({error})")
-    log.error("request.broken", exc_info=error)
-    return Problem("this is a fault of the service; it has been logged")
+    problem: Problem
+    match error:
+        case Problem():
+            problem = error
+        case NotFoundException():
+            problem = NotFound("no such path")
+        case MethodNotAllowedException():
+            problem = MethodNotAllowed("this path does not take that method")
+            problem.headers.update(error.headers or {})
+        case HTTPException() if 400 <= error.status_code < 500:  # noqa: PLR2004 - the range of HTTP's client errors
+            problem = InvalidRequest(error.detail)
+        case Poisoned():
+            problem = InvalidRequest("the database refuses a value in this request")
+        case Interrupted() | Blocked():
+            problem = Unavailable(f"the database can't answer at the moment ({error})")
+        case _:
+            log.error("request.broken", exc_info=error)
+            problem = Problem("this is a fault of the service; it has been logged")
+    return problem
 
 
 def handle_exception(_request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, object]]:

@@ -93,7 +93,7 @@ async def read_request_body(request: Request[Any, Any, Any], services: Services)
 
 
 @get("/v1/inbox", summary="List the inbox", tags=["Front ends"])
-async def list_inbox(
+async def list_inbox(  # noqa: PLR0913, PLR0917 - one parameter a query parameter; the framework passes keywords
     request: Request[Any, Any, Any],
     services: NamedDependency[Services],
     before: FromQuery[str | None] = None,

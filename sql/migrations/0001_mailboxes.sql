@@ -50,7 +50,8 @@ CREATE TABLE notify.entry (
 );
 CREATE INDEX entry_notification ON notify.entry (notification_id, user_id) WHERE kind = 1;
 
--- How an entry ended other than by acknowledgement. The first ending stays. reason: 1 cancelled, 2 collapsed, 3 truncated.
+-- How an entry ended other than by acknowledgement. The first ending stays. reason: 1 cancelled, 2 collapsed, 3 truncated,
+-- 4 queued again under another seq.
 CREATE TABLE notify.ending (
     user_id text COLLATE "C" NOT NULL,
     seq bigint NOT NULL,
@@ -223,37 +224,70 @@ LANGUAGE sql STABLE AS $$
         OR EXISTS (SELECT FROM notify.reading AS r WHERE r.user_id = reader AND NOT r.ranged AND r.to_seq = entry_seq)
 $$;
 
--- Lets the oldest pending entries of over-full mailboxes go: their floor rises, and each ends as truncated. The callers hold
--- the mailboxes. Primary keys only; almost always one comparison a mailbox.
+-- Lets the oldest entries of over-full mailboxes go: their floor rises, and what was pending of them ends as truncated.
+-- What fills a mailbox may be little that is pending and much that is over, such as an absent user's replaced ones, each with its
+-- retract. Where a sample of the rest says that less than three quarters of it are pending, the few that would go are queued
+-- again at the head instead (they end with reason 4), read as they were.
+-- The callers hold the mailboxes, and wake the users. Primary keys only; almost always one comparison a mailbox.
 CREATE FUNCTION notify.truncate_pending(users text[], max_pending bigint, moment timestamptz) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
-    full_users text[];
-    floors bigint[];
+    full_users text[];   -- over-full mailboxes,
+    floors bigint[];     -- how far their floors rise,
+    bases bigint[];      -- and where what is not acknowledged begins
 BEGIN
-    SELECT array_agg(m.user_id), array_agg(m.head - max_pending) INTO full_users, floors
-    FROM notify.mailbox AS m
-    WHERE m.user_id = ANY (users) AND m.head - m.floor > max_pending
-      AND m.head - COALESCE((SELECT max(c.seq) FROM notify.cursor AS c WHERE c.user_id = m.user_id), 0) > max_pending;
+    SELECT array_agg(f.user_id), array_agg(f.head - max_pending), array_agg(f.base) INTO full_users, floors, bases
+    FROM (
+        SELECT m.user_id, m.head, GREATEST(m.floor, (SELECT max(c.seq) FROM notify.cursor AS c WHERE c.user_id = m.user_id)) AS base
+        FROM notify.mailbox AS m WHERE m.user_id = ANY (users) AND m.head - m.floor > max_pending
+    ) AS f WHERE f.head - f.base > max_pending;
     IF full_users IS NULL THEN
         RETURN;
     END IF;
-    WITH ended AS (
-        INSERT INTO notify.ending (user_id, seq, reason, at)
-        SELECT e.user_id, e.seq, 3, moment
-        FROM unnest(full_users, floors) AS f (u, floor)
-        JOIN notify.mailbox AS m ON m.user_id = f.u
-        JOIN notify.entry AS e ON e.user_id = f.u AND e.seq <= f.floor AND e.kind = 1
-         AND e.seq > GREATEST(m.floor, COALESCE((SELECT max(c.seq) FROM notify.cursor AS c WHERE c.user_id = f.u), 0))
+    WITH going AS MATERIALIZED (
+        SELECT f.u, f.floor, e.seq, e.notification_id, n.collapse_key
+        FROM unnest(full_users, floors, bases) AS f (u, floor, base)
+        JOIN notify.entry AS e ON e.user_id = f.u AND e.seq > f.base AND e.seq <= f.floor AND e.kind = 1
         JOIN notify.notification AS n ON n.id = e.notification_id AND n.expires_at > moment
-        ON CONFLICT DO NOTHING
-        RETURNING user_id, seq
+        WHERE NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = e.user_id AND x.seq = e.seq)
+    ), sampled AS MATERIALIZED (
+        SELECT g.u FROM (SELECT u, floor, count(*) AS n FROM going GROUP BY u, floor) AS g
+        WHERE g.n <= max_pending / 2 AND 48 > (
+            SELECT count(*) FROM (
+                SELECT g.floor + 1 + floor(random() * max_pending)::bigint AS seq FROM generate_series(1, 64) OFFSET 0
+            ) AS s
+            CROSS JOIN LATERAL (
+                SELECT FROM notify.entry AS e JOIN notify.notification AS n ON n.id = e.notification_id AND n.expires_at > moment
+                WHERE e.user_id = g.u AND e.seq = s.seq AND e.kind = 1
+                  AND NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = e.user_id AND x.seq = e.seq) OFFSET 0
+            ) AS e
+        )
+    ), ended AS (
+        INSERT INTO notify.ending (user_id, seq, reason, at)
+        SELECT g.u, g.seq, CASE WHEN g.u IN (SELECT s.u FROM sampled AS s) THEN 4 ELSE 3 END, moment FROM going AS g
+    ), moved AS (
+        UPDATE notify.mailbox AS m SET floor = f.floor, unread = m.unread - f.unread, head = m.head + f.again
+        FROM (
+            SELECT f.u, f.floor,
+                   count(g.seq) FILTER (WHERE s.u IS NOT NULL) AS again,
+                   count(g.seq) FILTER (WHERE s.u IS NULL AND NOT notify.is_read(g.u, g.seq)) AS unread
+            FROM unnest(full_users, floors) AS f (u, floor)
+            LEFT JOIN going AS g ON g.u = f.u LEFT JOIN sampled AS s ON s.u = f.u GROUP BY f.u, f.floor
+        ) AS f WHERE m.user_id = f.u
+        RETURNING m.user_id, m.head
+    ), queued AS MATERIALIZED (
+        SELECT g.u, g.seq AS old_seq, g.notification_id, g.collapse_key,
+               m.head + 1 - row_number() OVER (PARTITION BY g.u ORDER BY g.seq DESC) AS new_seq
+        FROM going AS g JOIN sampled AS s ON s.u = g.u JOIN moved AS m ON m.user_id = g.u
+    ), entered AS (
+        INSERT INTO notify.entry (user_id, seq, kind, notification_id, at)
+        SELECT q.u, q.new_seq, 1, q.notification_id, moment FROM queued AS q
+    ), marked AS (
+        INSERT INTO notify.reading (user_id, ranged, to_seq, after_seq, at)
+        SELECT q.u, false, q.new_seq, q.new_seq - 1, notify.read_at(q.u, q.old_seq) FROM queued AS q WHERE notify.is_read(q.u, q.old_seq)
     )
-    UPDATE notify.mailbox AS m SET floor = f.floor, unread = m.unread - f.unread
-    FROM (
-        SELECT f.u, f.floor, count(x.seq) FILTER (WHERE NOT notify.is_read(x.user_id, x.seq)) AS unread
-        FROM unnest(full_users, floors) AS f (u, floor) LEFT JOIN ended AS x ON x.user_id = f.u GROUP BY f.u, f.floor
-    ) AS f WHERE m.user_id = f.u;
+    UPDATE notify.collapse_slot AS s SET seq = q.new_seq
+    FROM queued AS q WHERE s.user_id = q.u AND s.key = q.collapse_key AND s.seq = q.old_seq;
 END $$;
 
 -- Tells every node that these heads moved: lines of "user TAB head", as few NOTIFYs as fit (a payload is under 8,000 bytes;

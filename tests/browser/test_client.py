@@ -176,8 +176,8 @@ async def test_a_fresh_token_is_presented_on_the_open_socket_before_the_old_one_
     tab = await web.open(service.url, ttl=3)
     await tab.wait_live()
     [session] = list(service.app.hub)
-    first = session._identity.expires_at
-    await until(lambda: session._identity.expires_at > first)
+    first = session.identity.expires_at
+    await until(lambda: session.identity.expires_at > first)
     assert [state["state"] for state in await tab.run("() => states")].count("live") == 1
 
 
@@ -185,7 +185,7 @@ async def test_a_page_that_wakes_past_half_of_its_tokens_life_presents_a_fresh_o
     tab = await web.open(service.url, ttl=60)
     await tab.wait_live()
     [session] = list(service.app.hub)
-    first = session._identity.expires_at
+    first = session.identity.expires_at
     web.ttl = 120
     await tab.run(
         """() => {
@@ -194,7 +194,7 @@ async def test_a_page_that_wakes_past_half_of_its_tokens_life_presents_a_fresh_o
             document.dispatchEvent(new Event("visibilitychange"));
         }"""
     )
-    await until(lambda: session._identity.expires_at > first)
+    await until(lambda: session.identity.expires_at > first)
 
 
 async def test_a_session_whose_token_expired_comes_back_at_once_with_a_fresh_one(service: Service, web: Web) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import notify.client
+from notify.session import Session
 from tests.service import PATIENCE, Service, mint_token
 
 CLIENT = Path(notify.client.__file__).with_name("notify.js")
@@ -94,6 +95,7 @@ async def test_in_node_a_lost_connection_is_come_back_from(service: Service, nod
     async with run(node, tmp_path, service, given="globalThis.WebSocket") as program:
         await program.wait_for(lambda said: said.get("state") == "live")
         [session] = list(service.app.hub)
+        assert isinstance(session, Session)
         session._socket.abort()
         await program.wait_for(lambda said: said.get("state") == "live")
         await service.send("alice", "after")

@@ -159,10 +159,11 @@ class Cluster:
         finally:
             await connection.close()
 
-    async def terminate_backends(self, condition: str) -> int:
+    async def terminate_backends(self, application: str) -> int:
         async with self.connect() as connection:
             rows = await connection.fetch(
-                f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND {condition}"
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND application_name = $1",
+                application,
             )
         return len(rows)
 
@@ -188,7 +189,7 @@ class Cluster:
         """Replace a stopped PostgreSQL by a snapshot of it."""
         assert not self.postgres.running
         await asyncio.to_thread(shutil.rmtree, self.data)
-        snapshot.rename(self.data)
+        await asyncio.to_thread(snapshot.rename, self.data)
 
     async def restart_postgres(self) -> None:
         self.postgres.stop()

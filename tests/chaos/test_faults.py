@@ -49,8 +49,8 @@ async def test_terminated_connections_lose_nothing(cluster: Cluster) -> None:
         await ledger.run_for(STEADY)
         ledger.fault()
         for _ in range(4):
-            assert await cluster.terminate_backends("application_name = 'notify bridge'") > 0
-            assert await cluster.terminate_backends("application_name = 'notify'") > 0
+            assert await cluster.terminate_backends("notify bridge") > 0
+            assert await cluster.terminate_backends("notify") > 0
             await ledger.run_for(0.7)
         await ledger.run_for(STEADY)
         await ledger.settle()

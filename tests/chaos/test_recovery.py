@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 import websockets
@@ -121,7 +122,10 @@ def small_disk(cluster: Cluster) -> Iterator[Path]:
     place = cluster.directory / "small"
     place.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(place)], check=False, capture_output=True, timeout=10
+        ["/bin/mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(place)],
+        check=False,
+        capture_output=True,
+        timeout=10,
     )
     if mounted.returncode != 0:
         pytest.skip(f"mounting is not allowed here: {mounted.stderr.decode().strip()}")
@@ -131,7 +135,7 @@ def small_disk(cluster: Cluster) -> Iterator[Path]:
         yield place
     finally:
         cluster.postgres.stop()
-        subprocess.run(["umount", str(place)], check=True, timeout=10)
+        subprocess.run(["/bin/umount", str(place)], check=True, timeout=10)
 
 
 async def test_a_full_disk_refuses_and_recovers_by_itself(cluster: Cluster, small_disk: Path) -> None:
@@ -146,10 +150,8 @@ async def test_a_full_disk_refuses_and_recovers_by_itself(cluster: Cluster, smal
         await ledger.run_for(2.5)
         ledger.fault()
         async with cluster.connect() as connection:
-            with pytest.raises(Exception, match=r"No space left|could not extend"):
-                for size in (1_000_000, 100_000, 8_000):
-                    await fill(connection, size)
-                await fill(connection, 100)
+            for size in (1_000_000, 100_000, 8_000, 100):
+                await fill(connection, size)
         async with asyncio.timeout(20):
             while not any(status == 503 and retry is not None for status, retry in ledger.refused):
                 await asyncio.sleep(0.05)
@@ -164,10 +166,7 @@ async def test_a_full_disk_refuses_and_recovers_by_itself(cluster: Cluster, smal
 
 
 async def fill(connection: Any, size: int) -> None:
-    """Write rows of a size until no more fit; raises for the smallest one."""
-    try:
+    """Write rows of a size until no more fit."""
+    with pytest.raises(asyncpg.DiskFullError):  # noqa: PT012 - it is the loop that has to end so
         while True:
             await connection.execute("INSERT INTO filler VALUES (repeat('x', $1))", size)
-    except Exception:
-        if size <= 100:
-            raise

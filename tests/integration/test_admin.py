@@ -113,7 +113,9 @@ async def test_what_ends_without_an_ack_leaves_the_backlog_too(service: Service,
     await admin.settled({"alice": 1, "bob": 2, "carol": 1})
     await service.client.delete(f"/v1/notifications/{cancelled}", headers=bearer("shop", scope="notifications:send"))
     await admin.settled({"alice": 1, "bob": 1})
-    counts = (await service.client.get(f"/v1/notifications/{first}", headers=bearer("root", scope=READ))).json()["counts"]
+    counts = (await service.client.get(f"/v1/notifications/{first}", headers=bearer("root", scope=READ))).json()[
+        "counts"
+    ]
     assert counts["collapsed"] == 1
 
 
@@ -129,7 +131,9 @@ async def test_the_backlog_is_found_again_by_the_walk(service: Service, admin: A
     assert (overview["pending"], overview["queues"]) == (2, 1)
 
 
-async def test_the_backlog_counts_as_a_fresh_count_would(service: Service, admin: Admin, connection: asyncpg.Connection) -> None:
+async def test_the_backlog_counts_as_a_fresh_count_would(
+    service: Service, admin: Admin, connection: asyncpg.Connection
+) -> None:
     """Grown by steps, with retracts, expiry and acks in between, it is what counting afresh gives."""
     ids = []
     for step in range(4):
@@ -138,7 +142,9 @@ async def test_the_backlog_counts_as_a_fresh_count_would(service: Service, admin
         await service.send("alice", ttl=1 if step == 1 else 600)
         await connection.execute("SELECT notify.refresh_backlog(ARRAY['alice'])")
         if step == 2:
-            await service.client.delete(f"/v1/notifications/{ids[0]}", headers=bearer("shop", scope="notifications:send"))
+            await service.client.delete(
+                f"/v1/notifications/{ids[0]}", headers=bearer("shop", scope="notifications:send")
+            )
             await connection.execute("SELECT notify.refresh_backlog(ARRAY['alice'])")
     await admin.settled({"alice": 7})  # 12 sent, 3 collapsed, 1 cancelled, 1 expired
     before = await connection.fetchrow("SELECT pending, oldest_seq FROM notify.backlog WHERE user_id = 'alice'")
@@ -386,5 +392,3 @@ async def test_acts_at_the_same_time_are_all_written_down(service: Service, admi
     acts = await admin.acts()
     assert sum(act[3] for act in acts if act[1] == "purge") == sum(purge.result()["purged"] for purge in purges) == 5
     assert sum(act[3] for act in acts if act[1] == "replay") == sum(replay.result()["replayed"] for replay in replays)
-
-

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from tests.integration.support import count_unread, find_status, follow, list_inbox
+from tests.integration.support import count_unread, find_status, follow, list_inbox, mark_read
 from tests.service import Service
 
 
@@ -86,3 +86,39 @@ async def test_a_session_that_does_not_acknowledge_is_told_of_what_it_missed(dat
         frames = [await alice.take() for _ in range(3)]
     assert frames[0] == {"op": "truncated", "from": 3, "to": 7}
     assert [frame["data"] for frame in frames[1:]] == [7, 8]
+
+
+async def test_what_is_pending_is_not_lost_among_much_that_is_over(
+    database_url: str, connection: asyncpg.Connection
+) -> None:
+    """An absent user's price changes by the thousand; what else is pending is queued again, read or unread as it was."""
+    async with Service(database_url, max_pending=40) as service:
+        kept = [await service.send("alice", name) for name in ("read", "unread")]
+        latest = await service.send("alice", "latest", collapse_key="latest")
+        assert await mark_read(service, "alice", seqs=[1]) == 2
+        for first in range(0, 200, 10):
+            for n in range(first, first + 10):
+                price = await service.send("alice", n, collapse_key="price")
+            assert await count_unread(connection, "alice") == (3, 3)
+        assert [await find_status(service, one) for one in (*kept, latest, price)] == ["pending"] * 4
+        bounds = await connection.fetchrow("SELECT head - floor FROM notify.mailbox WHERE user_id = 'alice'")
+        assert bounds is not None
+        assert bounds[0] < 60
+        page = await list_inbox(service, "alice")
+        assert {item["data"]: item["read_at"] is None for item in page["items"]} == {
+            "read": False,
+            "unread": True,
+            "latest": True,
+            199: True,
+        }
+        replacing = await service.send("alice", "newest", collapse_key="latest")
+        assert await find_status(service, latest) == "collapsed"
+        async with service.connect("alice", ack="auto") as alice:
+            frames = await alice.take_backlog()
+        assert frames[0]["op"] == "truncated"
+        assert {frame["id"] for frame in frames if frame["op"] == "notification"} == {*kept, price, replacing}
+        await service.wait_for_acks()
+        assert await find_status(service, kept[0]) == "read"
+        assert await find_status(service, kept[1]) == "delivered"
+        seqs = [row[0] for row in await connection.fetch("SELECT seq FROM notify.entry ORDER BY seq")]
+        assert seqs == list(range(1, len(seqs) + 1))
