@@ -226,8 +226,9 @@ $$;
 
 -- Lets the oldest entries of over-full mailboxes go: their floor rises, and what was pending of them ends as truncated.
 -- What fills a mailbox may be little that is pending and much that is over, such as an absent user's replaced ones, each with its
--- retract. Where a sample of the rest says that less than three quarters of it are pending, the few that would go are queued
--- again at the head instead (they end with reason 4), read as they were.
+-- retract. Where at least three of sixteen of the rest, taken at random, are over, the few pending ones that would go are queued
+-- again at the head instead (they end with reason 4), read as they were: while at most half is pending, one in five hundred is
+-- mistaken for one too many; while a third is, one in twenty-five thousand.
 -- The callers hold the mailboxes, and wake the users. Primary keys only; almost always one comparison a mailbox.
 CREATE FUNCTION notify.truncate_pending(users text[], max_pending bigint, moment timestamptz) RETURNS void
 LANGUAGE plpgsql AS $$
@@ -252,9 +253,9 @@ BEGIN
         WHERE NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = e.user_id AND x.seq = e.seq)
     ), sampled AS MATERIALIZED (
         SELECT g.u FROM (SELECT u, floor, count(*) AS n FROM going GROUP BY u, floor) AS g
-        WHERE g.n <= max_pending / 2 AND 48 > (
+        WHERE g.n <= max_pending / 2 AND 14 > (
             SELECT count(*) FROM (
-                SELECT g.floor + 1 + floor(random() * max_pending)::bigint AS seq FROM generate_series(1, 64) OFFSET 0
+                SELECT g.floor + 1 + floor(random() * max_pending)::bigint AS seq FROM generate_series(1, 16) OFFSET 0
             ) AS s
             CROSS JOIN LATERAL (
                 SELECT FROM notify.entry AS e JOIN notify.notification AS n ON n.id = e.notification_id AND n.expires_at > moment
