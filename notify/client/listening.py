@@ -285,6 +285,9 @@ class Link:
     async def _take(self, seconds: float) -> str | bytes | None:
         """Return a message that is there or comes within `seconds`; None if none does. Raises Dropped."""
         assert self._socket is not None
+        # A Ctrl-C that came while the loop body ran is delivered here: inside a timeout that ends at the same moment, the two
+        # would be taken for the timeout alone (https://docs.python.org/3/library/asyncio-task.html#asyncio.Task.uncancel).
+        await asyncio.sleep(0)
         try:
             async with asyncio.timeout(seconds):
                 return await self._socket.recv()

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import asyncpg
 import httpx
 
+from notify.sql import query
 from tests.service import PATIENCE, SEND, Address, Service, bearer
 
 MAX_PENDING = 10_000
@@ -127,6 +128,18 @@ async def count_unread(connection: asyncpg.Connection, user: str) -> tuple[int, 
     )
     assert row is not None
     return row["unread"], row["looked"]
+
+
+@asynccontextmanager
+async def acknowledging(database_url: str, user: str, device: str, seq: int) -> AsyncIterator[None]:
+    """Be in the middle of writing an acknowledgement down; it is committed at the end of the block."""
+    node = await asyncpg.connect(database_url, server_settings={"application_name": "notify"})
+    try:
+        async with node.transaction():
+            await node.fetch(query("move_cursors"), [user], [device], [seq])
+            yield
+    finally:
+        await node.close()
 
 
 class EventStream:

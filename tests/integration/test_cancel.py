@@ -7,6 +7,7 @@ from uuid import uuid4
 import asyncpg
 
 from tests.integration.support import (
+    acknowledging,
     cancel,
     count_unread,
     find_status,
@@ -92,6 +93,20 @@ async def test_what_expired_first_stays_expired(service: Service, connection: as
     await let_expire(connection, notification)
     assert await cancel(service, notification) == 204
     assert await find_status(service, notification) == "expired"
+
+
+async def test_withdrawing_waits_for_an_ack_that_is_being_written(
+    service: Service, connection: asyncpg.Connection, database_url: str
+) -> None:
+    notification = await service.send("alice")
+    async with service.connect("alice") as alice:
+        await alice.take_backlog()
+    async with acknowledging(database_url, "alice", "default", 1):
+        withdrawing = asyncio.create_task(cancel(service, notification))
+        assert await asyncio.wait({withdrawing}, timeout=0.1) == (set(), {withdrawing})
+    assert await withdrawing == 204
+    assert await find_status(service, notification) == "delivered"
+    assert await connection.fetchval("SELECT count(*) FROM notify.ending") == 0
 
 
 async def test_withdrawn_while_it_is_acknowledged_has_one_ending(database_url: str) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 import asyncpg
 
 from tests.integration.support import (
+    acknowledging,
     count_unread,
     find_status,
     find_statuses,
@@ -101,6 +102,20 @@ async def test_a_mailbox_full_of_replaced_ones_is_passed_quickly_and_the_last_on
         frames = await alice.take_backlog()
     assert [frame["data"] for frame in frames if frame["op"] == "notification"] == [1_999]
     assert (await list_inbox(service, "alice"))["unread"] == 1
+
+
+async def test_a_replacement_waits_for_an_ack_that_is_being_written(
+    service: Service, connection: asyncpg.Connection, database_url: str
+) -> None:
+    old = await service.send("alice", collapse_key="k")
+    async with service.connect("alice") as alice:
+        await alice.take_backlog()
+    async with acknowledging(database_url, "alice", "default", 1):
+        replacing = asyncio.create_task(service.send("alice", collapse_key="k"))
+        assert await asyncio.wait({replacing}, timeout=0.1) == (set(), {replacing})
+    await replacing
+    assert await find_status(service, old) == "delivered"
+    assert await connection.fetchval("SELECT count(*) FROM notify.ending") == 0
 
 
 async def test_an_ack_and_a_replacement_at_once_leave_one_ending(service: Service) -> None:

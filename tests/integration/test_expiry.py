@@ -6,8 +6,15 @@ from typing import Any
 import asyncpg
 import pytest
 
-from notify.sql import query
-from tests.integration.support import count_unread, find_status, from_now, let_expire, list_inbox, mark_read
+from tests.integration.support import (
+    acknowledging,
+    count_unread,
+    find_status,
+    from_now,
+    let_expire,
+    list_inbox,
+    mark_read,
+)
 from tests.service import Service, holding, until
 
 
@@ -102,15 +109,10 @@ async def test_expired_is_not_reported_while_an_acknowledgement_in_time_is_being
     notification = await service.send("alice")
     async with service.connect("alice") as alice:
         await alice.take_backlog()
-    other = await asyncpg.connect(database_url, server_settings={"application_name": "notify"})
-    try:
-        async with other.transaction():
-            await other.fetch(query("move_cursors"), ["alice"], ["default"], [1])
-            await let_expire(connection, notification)
-            assert await find_status(service, notification) == "pending"
-        assert await find_status(service, notification) == "delivered"
-    finally:
-        await other.close()
+    async with acknowledging(database_url, "alice", "default", 1):
+        await let_expire(connection, notification)
+        assert await find_status(service, notification) == "pending"
+    assert await find_status(service, notification) == "delivered"
 
 
 async def test_a_held_mailbox_keeps_nobody_else_from_being_swept(

@@ -190,7 +190,7 @@ async def test_those_that_are_still_held_are_not_in_the_way_of_the_others(connec
     await fill(connection, "held", count=10)
     await fill(connection, "free", count=10)
     await connection.execute("UPDATE notify.notification SET created_at = created_at - interval '2 hours'")
-    await age(connection, "free", 10)
+    await connection.execute("UPDATE notify.entry SET at = at - interval '2 hours' WHERE user_id = 'free'")
     await retain(connection)
     gone = [await retain_notifications(connection, 4) for _ in range(6)]
     assert max(gone) <= 4

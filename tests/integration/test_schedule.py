@@ -174,6 +174,23 @@ async def test_one_to_very_many_goes_in_parts_and_nothing_overtakes_it(connectio
         assert await list_entries(connection, user) == ([long, short] if user in users[30:] else [long])
 
 
+async def test_what_waits_for_a_held_recipient_lets_nothing_overtake_the_rest(
+    connection: asyncpg.Connection, database_url: str
+) -> None:
+    users = [f"user {n:02}" for n in range(35)]
+    first = await put_due(connection, *users)
+    while await release(connection):
+        pass
+    long = await put_due(connection, *users)
+    short = await put_due(connection, *users[30:])
+    async with holding(database_url, users[3]):
+        while await release(connection, 10):
+            pass
+    assert await release(connection, 10) == 1
+    for user in users:
+        assert await list_entries(connection, user) == [first, long, *([short] if user in users[30:] else [])]
+
+
 async def test_one_that_is_released_in_part_can_be_withdrawn_from_everyone(
     service: Service, connection: asyncpg.Connection
 ) -> None:
