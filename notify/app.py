@@ -75,6 +75,9 @@ CHANNEL_ORDER = "notify_order"
 TICK_SECONDS = 1.0
 """How often sessions are looked at for pings, expiry and stuck peers."""
 
+RESTART_SECONDS = 0.5
+"""Pause before work that a fault ended begins again."""
+
 SWEEP_SECONDS = 30.0
 """How often heads are compared even though no wake-up was missed that we know of."""
 
@@ -248,14 +251,15 @@ class Application:
             roster = Roster(self.node, self.hub, store, bridge)
             services = Services(self.settings, authenticator, self.hub, store, roster, orders)
             janitor = Janitor(store)
-            tasks = [
-                asyncio.create_task(janitor.run(), name="janitor"),
-                asyncio.create_task(bridge.run(), name="bridge"),
-                asyncio.create_task(self._tick(orders), name="tick"),
-                asyncio.create_task(self._sweep(store, orders), name="sweep"),
-                asyncio.create_task(orders.run(), name="orders"),
-                asyncio.create_task(roster.run(), name="roster"),
-            ]
+            works: dict[str, Callable[[], Awaitable[None]]] = {
+                "janitor": janitor.run,
+                "bridge": bridge.run,
+                "tick": lambda: self._tick(orders),
+                "sweep": lambda: self._sweep(store, orders),
+                "orders": orders.run,
+                "roster": roster.run,
+            }
+            tasks = [asyncio.create_task(keep_running(name, work), name=name) for name, work in works.items()]
             streaming = Streaming(services, self._origins)
             self._running = _Running(services, gateway, bridge, Sending(services), streaming)
             log.info("node.started", node=str(self.node), version=__version__)
@@ -340,6 +344,19 @@ class Application:
 
     async def _check_listen(self) -> bool:
         return self._running is not None and self._running.bridge.listening.is_set()
+
+
+async def keep_running(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Run something that never ends by itself; if a fault of ours ends it all the same, say so and begin again.
+
+    A bridge that is gone without a word would leave every session to the sweep.
+    """
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("work.broken", work=name)
+        await asyncio.sleep(RESTART_SECONDS)
 
 
 def is_cross_origin(scope: Scope) -> bool:

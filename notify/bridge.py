@@ -100,7 +100,7 @@ class Bridge:
         )
         self._lost.clear()
         try:
-            connection.add_termination_listener(lambda _connection: self._lost.set())
+            connection.add_termination_listener(lambda _connection: self._lose())
             await connection.add_listener(CHANNEL_BEAT, self._receive)
             for channel in self._handlers:
                 await connection.add_listener(channel, self._receive)
@@ -116,6 +116,11 @@ class Bridge:
             log.warning("bridge.lost")
         finally:
             connection.terminate()
+
+    def _lose(self) -> None:
+        """Learn that the connection is gone, and wake whoever waits for it or for its beat."""
+        self._lost.set()
+        self._returned.set()
 
     async def _beat(self, connection: asyncpg.Connection) -> None:
         started = time.monotonic()
