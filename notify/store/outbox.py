@@ -31,7 +31,7 @@ class Outbox:
     async def oldest_transaction(self) -> float:
         """Return how long the oldest transaction is open that holds rows of ours, in seconds; 0 when there is none."""
         rows = await self._database.rows("list_open_transactions", OPEN_SECONDS)
-        return max((row["age"] or OPEN_SECONDS for row in rows), default=0.0)
+        return max((row["age"] or 0.0 for row in rows), default=0.0)
 
     async def next_due(self) -> float | None:
         """Return in how many seconds something is due or expires, None when nothing ever is."""
