@@ -11,7 +11,12 @@ from notify.auth import mint
 from tests.chaos.cluster import SECRET, Cluster, Wire
 from tests.chaos.ledger import Ledger
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(150)]
+pytestmark = [
+    pytest.mark.chaos,
+    pytest.mark.timeout(150),
+    # Our own clients are cut off in mid-handshake by the hundred; their sockets are left to the garbage collector, which warns.
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 STEADY = 2.5  # seconds of load before and after each fault: long enough for acks older than the grace
 SENDER = {"Authorization": f"Bearer {mint(SECRET, subject='shop', scope='notifications:send')}"}
