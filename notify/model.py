@@ -55,6 +55,8 @@ class Notification(msgspec.Struct, frozen=True):
     ttl: int = 2_419_200  # seconds: 28 days
     deliver_at: datetime | None = None
     collapse_key: str | None = None
+    context: str | None = None  # what travels with it beside its data, as JSON text
+    undelivered_after: int | None = None  # seconds: its producer wants to hear of it if it is pending then
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -66,6 +68,7 @@ class Entry(msgspec.Struct, frozen=True):
     notification_id: UUID | None = None
     type: str = ""
     producer: str = ""
+    context: str | None = None
     codec: Codec = Codec.JSON
     created_at: datetime | None = None
     queued_at: datetime | None = None

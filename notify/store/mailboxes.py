@@ -237,6 +237,7 @@ def read_entry(row: Row) -> Entry:
         notification_id=row["notification_id"],
         type=row["type"],
         producer=row["producer"],
+        context=row["context"],
         codec=Codec(row["codec"]),
         created_at=row["created_at"],
         queued_at=row["at"],

@@ -134,6 +134,8 @@ class Sends:
                 [n.ttl for n in notifications],
                 [n.deliver_at for n in notifications],
                 [n.collapse_key for n in notifications],
+                [n.context for n in notifications],
+                [n.undelivered_after for n in notifications],
                 [item for item, n in enumerate(notifications, 1) for _ in n.to],
                 [user for n in notifications for user in n.to],
                 self._max_pending,

@@ -30,10 +30,18 @@ CREATE TABLE notify.notification (
     created_at timestamptz NOT NULL,
     expires_at timestamptz NOT NULL,
     collapse_key text,
+    context text,                         -- what travels with it beside its data (JSON): the event and the trace it belongs to
     swept boolean NOT NULL DEFAULT false  -- expired, and taken out of the unread counts
 );
 CREATE INDEX notification_age ON notify.notification (created_at, id);
 CREATE INDEX notification_unswept ON notify.notification (expires_at) WHERE NOT swept;
+
+-- Which producers want to hear of a notification that is still pending at a time (`undelivered_after`).
+CREATE TABLE notify.deadline (
+    id uuid PRIMARY KEY,
+    due_at timestamptz NOT NULL
+);
+CREATE INDEX deadline_due ON notify.deadline (due_at, id);
 
 -- The log. Insert-only. kind: 1 a notification; 2 a retract of `target`; 3 a read mark up to `target` or for `seqs`,
 -- after which `unread` were left.
@@ -307,14 +315,15 @@ BEGIN
 END $$;
 
 -- Stores a batch of notifications in one commit; answers with the moment of it, nothing more, so that a client that
--- stopped reading holds no locks. Per notification: id to expires_in (seconds) and due_at; per recipient: the position
--- of its notification, and the user. What is due later waits in the outbox. Per idempotency key: the key, the digest of
+-- stopped reading holds no locks. Per notification: ids to patiences, ttls and patiences in seconds; per recipient: the
+-- position of its notification, and the user. What is due later waits in the outbox. Per idempotency key: the key, the digest of
 -- its request, and which of the notifications are the request's. A key that is being worked on (NT409) or was used (NT422)
 -- fails the batch, with the position of the key as the message: nothing of it was stored, not even the mailboxes touched.
 -- The batch's own lock lets whoever lost the connection find out for certain (notify.settle).
 CREATE FUNCTION notify.deposit(
     batch uuid, ids uuid[], producers text[], types text[], datas bytea[], codecs smallint[], counts integer[],
-    ttls integer[], dues timestamptz[], keys text[], items integer[], users text[], max_pending bigint,
+    ttls integer[], dues timestamptz[], keys text[], contexts text[], patiences integer[], items integer[], users text[],
+    max_pending bigint,
     claim_keys text[], claim_digests bytea[], claim_firsts integer[], claim_sizes integer[]
 ) RETURNS timestamptz
 LANGUAGE plpgsql SET lock_timeout = '250ms' AS $$
@@ -340,11 +349,16 @@ BEGIN
             RAISE EXCEPTION '%', claim USING ERRCODE = 'NT422';
         END IF;
     END LOOP;
-    INSERT INTO notify.notification (id, producer, type, data, codec, recipients, created_at, expires_at, collapse_key)
+    INSERT INTO notify.notification (id, producer, type, data, codec, recipients, created_at, expires_at, collapse_key, context)
     SELECT i.id, i.producer, i.type, i.data, i.codec, i.recipients, moment,
-           GREATEST(i.due, moment) + make_interval(secs => i.ttl), i.key
-    FROM unnest(ids, producers, types, datas, codecs, counts, ttls, dues, keys)
-        AS i (id, producer, type, data, codec, recipients, ttl, due, key);
+           GREATEST(i.due, moment) + make_interval(secs => i.ttl), i.key, i.context
+    FROM unnest(ids, producers, types, datas, codecs, counts, ttls, dues, keys, contexts)
+        AS i (id, producer, type, data, codec, recipients, ttl, due, key, context);
+    IF array_remove(patiences, NULL) <> '{}' THEN
+        INSERT INTO notify.deadline (id, due_at)
+        SELECT i.id, GREATEST(i.due, moment) + make_interval(secs => i.patience)
+        FROM unnest(ids, dues, patiences) AS i (id, due, patience) WHERE i.patience IS NOT NULL;
+    END IF;
     IF array_remove(dues, NULL) = '{}' THEN
         PERFORM notify.number(
             array_agg(ids[r.item] ORDER BY r.ord), array_agg(r.u ORDER BY r.ord), array_agg(keys[r.item] ORDER BY r.ord), max_pending)

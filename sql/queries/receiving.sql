@@ -15,12 +15,12 @@ SELECT notify.enter($1, $2, $3)
 -- The next page of each mailbox asked for: some entries after a seq, as many as fit in some bytes of data but at least one,
 -- together with the head and the floor of the same moment. `live` is false for what is over: it is not sent, only passed.
 -- Primary keys of mailbox, entry, ending and notification.
-SELECT r.ord, m.head, m.floor, p.seq, p.kind, p.live, p.notification_id, p.type, p.producer, p.codec, p.created_at, p.at,
+SELECT r.ord, m.head, m.floor, p.seq, p.kind, p.live, p.notification_id, p.type, p.producer, p.context, p.codec, p.created_at, p.at,
        CASE WHEN p.live THEN p.data END AS data, p.target, p.seqs, p.unread
 FROM unnest($1::text[], $2::bigint[], $3::integer[], $4::bigint[]) WITH ORDINALITY AS r (user_id, after, room, size, ord)
 JOIN notify.mailbox AS m ON m.user_id = r.user_id
 LEFT JOIN LATERAL (
-    SELECT e.*, n.type, n.producer, n.codec, n.created_at, n.data,
+    SELECT e.*, n.type, n.producer, n.context, n.codec, n.created_at, n.data,
            e.kind <> 1 OR (x.seq IS NULL AND n.expires_at > clock_timestamp()) AS live,
            sum(COALESCE(octet_length(n.data), 0)) OVER (ORDER BY e.seq) - COALESCE(octet_length(n.data), 0) AS bytes_before
     FROM (
