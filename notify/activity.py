@@ -75,6 +75,10 @@ class Activity:
         self._counts.acked += entries
         metrics.ACKNOWLEDGED.inc(entries)
 
+    def count_ack_latency(self, latency: float) -> None:
+        """Count how long it took from acceptance to an acknowledgement, in seconds, where it was sent live."""
+        metrics.ACK_LATENCY.observe(latency)
+
     def take(self) -> Counts:
         """Return what was counted since the last time, and begin anew."""
         taken, self._counts = self._counts, Counts()

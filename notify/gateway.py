@@ -10,11 +10,13 @@ A raw ASGI application rather than a framework's handler: one task and no layers
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs
 
 import structlog
 
+from notify import metrics
 from notify.auth import Authenticator, Identity, Scope
 from notify.errors import Close, InvalidToken, SessionClosed
 from notify.frames import CODECS, SUBPROTOCOL_JSON, Auth, FrameError, WireCodec
@@ -141,6 +143,7 @@ class Gateway:
         except PeerGone:
             return
         except SessionClosed as closed:
+            metrics.SOCKETS_REFUSED.labels(int(closed.close)).inc()
             log.info("session.refused", session_id=str(session_id), code=int(closed.close), reason=closed.detail)
             await socket.close(closed.close)
             return
@@ -232,6 +235,7 @@ def read_query(query: Mapping[str, Sequence[str]]) -> tuple[str, Resume | None, 
 
 async def refuse(scope: Scope_, send: Send) -> None:
     """Answer 503 before the handshake: this process takes no more sockets now."""
+    metrics.SOCKETS_REFUSED.labels(HTTPStatus.SERVICE_UNAVAILABLE.value).inc()
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close"})
         return

@@ -21,10 +21,25 @@ ACKNOWLEDGED = Counter("notify_entries_acknowledged", "Entries that a device ack
 LATENCY = Histogram(
     "notify_delivery_seconds", "From acceptance to a session that had caught up.", buckets=LATENCY_BUCKETS
 )
+ACK_LATENCY = Histogram(
+    "notify_acknowledgement_seconds",
+    "From acceptance to the acknowledgement of a device that had caught up.",
+    buckets=LATENCY_BUCKETS,
+)
+PENDING = Gauge(
+    "notify_pending_notifications",
+    "Recipients whose notification no device has acknowledged; of all mailboxes, so every process says the same.",
+)
+PENDING_MAILBOXES = Gauge("notify_pending_mailboxes", "Mailboxes with anything pending; every process says the same.")
 TRUNCATED = Counter("notify_truncated_frames", "Sessions told that something is gone for good.")
 UNREADABLE = Counter("notify_unreadable_entries", "Entries skipped because no codec can encode them.")
 OPENED = Counter("notify_sessions_opened", "Sessions opened.")
 CLOSED = Counter("notify_sessions_closed", "Sessions that the service closed, by the code that it sent.", ["code"])
+SOCKETS_REFUSED = Counter(
+    "notify_sockets_refused",
+    "WebSockets that got no session, by the close code, or 503 before the handshake.",
+    ["code"],
+)
 SESSIONS = Gauge("notify_sessions", "Sessions open at this moment.")
 BATCH_ITEMS = Histogram("notify_batch_items", "Items that went out in one statement.", ["lane"], buckets=BATCH_BUCKETS)
 BATCH_SECONDS = Histogram("notify_batch_seconds", "How long a statement took.", ["lane"], buckets=LATENCY_BUCKETS)

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import structlog
 
-from notify import __version__, clock
+from notify import __version__, clock, metrics
 from notify.errors import NotifyError
 from notify.hub import Hub, Listener
 from notify.store import Store
@@ -181,9 +181,16 @@ class Roster:
             now = time.monotonic()
             try:
                 await self._store.activity_log.record(self.node, now - since, self._store.activity.take())
+                await self.measure()
             except NotifyError as error:
                 log.warning("activity.lost", reason=str(error))
             since = now
+
+    async def measure(self) -> None:
+        """Tell Prometheus how deep the queues are. Raises NotifyError."""
+        total = await self._store.backlog.sum()
+        metrics.PENDING.set(total.pending)
+        metrics.PENDING_MAILBOXES.set(total.mailboxes)
 
     async def _leave(self) -> None:
         """Take this node off the list, if the database answers at once."""

@@ -181,7 +181,8 @@ class Session:
         self._acked = 0  # what the device's cursor is, or will be once the acks on their way are down
         self._skipped_to = 0  # so far a client resumed ahead of its cursor: only its own ack says that it has all that
         self._head = 0
-        self._window: deque[tuple[int, int]] = deque()  # (seq, bytes) sent and not acknowledged
+        # (seq, bytes, when it was accepted: 0 unless it was sent live) of what is sent and not acknowledged
+        self._window: deque[tuple[int, int, float]] = deque()
         self._unacked_bytes = 0
         self._answers: list[ServerFrame] = []
         self._answers_room: asyncio.Event | None = None
@@ -392,7 +393,10 @@ class Session:
             return
         before = len(self._window)
         while self._window and self._window[0][0] <= seq:
-            self._unacked_bytes -= self._window.popleft()[1]
+            _seq, size, accepted = self._window.popleft()
+            self._unacked_bytes -= size
+            if accepted:
+                self._store.activity.count_ack_latency(clock.now() - accepted)
         self._store.activity.count_acks(before - len(self._window))
         if seq >= self._skipped_to:
             self._skipped_to = 0
@@ -492,7 +496,7 @@ class Session:
                     )
                 else:
                     if not self._auto_ack:
-                        self._window.append((entry.seq, len(message)))
+                        self._window.append((entry.seq, len(message), self._accepted_at(entry)))
                         self._unacked_bytes += len(message)
                     self._position = entry.seq
                     await self._write(message)
@@ -504,10 +508,16 @@ class Session:
         if not self._window:
             self._settle()
 
+    def _accepted_at(self, entry: Entry) -> float:
+        """Return when a notification was accepted, or 0 for one of the backlog: its wait says nothing about this service."""
+        if not self._caught_up or entry.kind is not Kind.NOTIFICATION or entry.queued_at is None:
+            return 0.0
+        return entry.queued_at.timestamp()
+
     def _count(self, entry: Entry) -> None:
         if entry.kind is Kind.NOTIFICATION and entry.queued_at is not None:
-            live = self._caught_up  # what waited for its user says nothing about how fast this service is
-            self._store.activity.count_delivery(clock.now() - entry.queued_at.timestamp() if live else None)
+            accepted = self._accepted_at(entry)
+            self._store.activity.count_delivery(clock.now() - accepted if accepted else None)
             if self._auto_ack:
                 self._store.activity.count_acks(1)
 
