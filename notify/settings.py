@@ -78,6 +78,10 @@ class Settings(BaseSettings):
     send_rate: float = Field(
         default=0.0, ge=0, description="Recipients a second a producer may address in one process; 0 is no limit."
     )
+    webhook_allow_private: bool = Field(
+        default=False,
+        description="Let webhooks and push endpoints be inside, over plain http too: for development and tests.",
+    )
     database_connections: int = Field(default=12, ge=2, le=100, description="Pool connections of a process.")
     drain_seconds: float = Field(default=5.0, ge=0, le=8, description="Seconds over which a drain spreads goodbyes.")
 
