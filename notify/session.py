@@ -68,7 +68,11 @@ MAX_ANSWERS = 32
 
 
 MAX_FRAMES_PER_SECOND = 200
-"""Frames that are read of one peer in a second; what comes beyond waits in its own socket."""
+"""Frames that are read of one peer in a second; what comes beyond waits in its own socket.
+
+An ack of something new is not counted: there are no more of those than entries sent, and a device that acknowledges each
+one by itself would else be replayed no faster than this.
+"""
 
 MAX_OFFERS = 64
 MAX_OFFERED_BYTES = 256 * 1024
@@ -397,7 +401,10 @@ class Session:
             self._unacked_bytes -= size
             if accepted:
                 self._store.activity.count_ack_latency(clock.now() - accepted)
-        self._store.activity.count_acks(before - len(self._window))
+        acknowledged = before - len(self._window)
+        self._store.activity.count_acks(acknowledged)
+        if acknowledged:
+            self._frames -= 1
         if seq >= self._skipped_to:
             self._skipped_to = 0
         self._settle(seq)

@@ -174,6 +174,9 @@ class Loader:
     async def _drop(self, devices: Sequence[Device]) -> None:
         self._dropping = True
         try:
+            # What a connection takes with it unread, an ack among it, is sent again, rightly; here it would count as doubled.
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await asyncio.gather(*(device.settle() for device in devices if device.connected))
             for device in devices:
                 device.drop()
             async with asyncio.timeout(SETTLE_SECONDS):

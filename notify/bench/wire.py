@@ -149,6 +149,7 @@ class Device(asyncio.Protocol):
         "_acked",
         "_buffer",
         "_open",
+        "_ponged",
         "_request",
         "_transport",
         "caught_up",
@@ -175,6 +176,7 @@ class Device(asyncio.Protocol):
         self._buffer = b""
         self._open = False
         self._acked = 0
+        self._ponged: asyncio.Future[None] | None = None
 
     @property
     def connected(self) -> bool:
@@ -247,6 +249,14 @@ class Device(asyncio.Protocol):
                 self.witness.deliver(frame.data.n, frame.data.due, now, in_order=in_order)
         elif frame.op == "caught_up":
             self._tell(caught_up=True)
+        elif frame.op == "pong" and self._ponged is not None and not self._ponged.done():
+            self._ponged.set_result(None)
+
+    async def settle(self) -> None:
+        """Return when the service has read all that was said so far, or the connection has ended."""
+        self._ponged = asyncio.get_running_loop().create_future()
+        self.send(b'{"op":"ping"}')
+        await self._ponged
 
     def _tell(self, *, caught_up: bool) -> None:
         told, self.caught_up = self.caught_up, None
@@ -272,6 +282,8 @@ class Device(asyncio.Protocol):
         was_open, self._open = self._open, False
         self._transport = None
         self._buffer = b""
+        if self._ponged is not None and not self._ponged.done():
+            self._ponged.set_result(None)
         self._tell(caught_up=False)
         if was_open and self.gone is not None:
             self.gone()

@@ -1,8 +1,10 @@
 """What a session delivers: everything once it is behind, in order, within its window, for each device."""
 
+import asyncio
+
 import asyncpg
 
-from tests.service import Service, data_of, read_cursor, stands_at, until
+from tests.service import PATIENCE, Service, data_of, read_cursor, stands_at, until
 
 
 async def test_what_is_sent_arrives_live_as_it_was_sent(service: Service) -> None:
@@ -144,6 +146,16 @@ async def test_the_window_stalls_at_its_limit_and_goes_on_with_acks(database_url
             await socket.settle()
             await socket.say({"op": "ack", "seq": 7})
             assert data_of(await socket.take_backlog()) == [7, 8, 9, 10, 11]
+
+
+async def test_a_device_that_acknowledges_each_by_itself_is_not_held_back(database_url: str) -> None:
+    async with Service(database_url, max_unacked=50) as service:
+        for first in range(0, 3000, 1000):
+            await service.send_many("ann", 1000, first=first)
+        async with service.connect("ann") as socket, asyncio.timeout(PATIENCE):
+            for seq in range(1, 3001):
+                assert (await socket.take())["seq"] == seq
+                await socket.say({"op": "ack", "seq": seq})
 
 
 async def test_the_window_is_bounded_in_bytes_too(database_url: str) -> None:
