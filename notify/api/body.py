@@ -60,8 +60,13 @@ def media_codec(headers: Mapping[str, str], accepted: Mapping[str, Codec] = MEDI
     return codec
 
 
-Checks = Mapping[str, Callable[[object, str], Sequence[FieldError]]]
-"""By the name of a field, at whatever depth: what else to look at when a body is taken apart."""
+Check = Callable[[bytes, Codec, str], Sequence[FieldError]]
+"""What else may be wrong with a value, which comes as it stands in the body, at a pointer."""
+
+Checks = Mapping[str | type[msgspec.Struct], Check]
+"""By the name of a field, at whatever depth, or by the kind of an object, whose fields may not go together."""
+
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class BodyReader(Generic[StructT]):
@@ -89,53 +94,61 @@ class BodyReader(Generic[StructT]):
             ) from None
 
     def _diagnose(self, body: bytes, codec: Codec, error: msgspec.ValidationError) -> Sequence[FieldError]:
-        try:
-            value = msgspec.json.decode(body) if codec is Codec.JSON else msgspec.msgpack.decode(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return [locate(error, "")]
-        return list(find_errors(value, self._struct, "", self._checks))[:MAX_ERRORS] or [locate(error, "")]
+        return list(find_errors(body, codec, self._struct, "", self._checks))[:MAX_ERRORS] or [locate(error, "")]
 
 
-def find_errors(value: object, kind: Any, pointer: str, checks: Checks) -> Sequence[FieldError]:
-    """Return every bad field of `value`, which should be a `kind`: a Struct, a list, or anything else."""
+def decode_as(body: bytes, codec: Codec, kind: Any) -> Any:
+    """Return a value as a `kind`. Raises one of UNREADABLE."""
+    return msgspec.json.decode(body, type=kind) if codec is Codec.JSON else msgspec.msgpack.decode(body, type=kind)
+
+
+def find_errors(body: bytes, codec: Codec, kind: Any, pointer: str, checks: Checks) -> Sequence[FieldError]:
+    """Return every bad field of a value, which should be a `kind`: a Struct, a list, or anything else."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        return find_struct_errors(value, kind, pointer, checks)
+        return find_struct_errors(body, codec, kind, pointer, checks)
     inner = list_element(kind)
-    if inner is not None and isinstance(value, list) and (errors := find_list_errors(value, inner, pointer, checks)):
+    if inner is not None and (errors := find_list_errors(body, codec, inner, pointer, checks)):
         return errors
-    if (
-        kind is msgspec.Raw or getattr(kind, "__origin__", None) is msgspec.Raw
-    ):  # get_origin() of Annotated is Annotated
-        return []
     try:
-        msgspec.convert(value, kind, builtin_types=())
+        decode_as(body, codec, kind)
     except msgspec.ValidationError as error:
         return [locate(error, pointer)]
+    except UNREADABLE as error:
+        return [FieldError(pointer, lower_first(str(error)))]
     return []
 
 
-def find_struct_errors(value: object, kind: type[msgspec.Struct], pointer: str, checks: Checks) -> Sequence[FieldError]:
+def find_struct_errors(
+    body: bytes, codec: Codec, kind: type[msgspec.Struct], pointer: str, checks: Checks
+) -> Sequence[FieldError]:
     """Return every bad field of an object, what is missing and what is not known included."""
-    if not isinstance(value, dict):
+    try:
+        value = decode_as(body, codec, dict[str, msgspec.Raw])
+    except UNREADABLE:
         return [FieldError(pointer, "must be an object")]
     found: list[FieldError] = []
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     for name, field in fields.items():
         if name in value:
             place = f"{pointer}/{name}"
-            found.extend(find_errors(value[name], field.type, place, checks))
-            found.extend(checks[name](value[name], place) if name in checks else ())
+            found.extend(find_errors(value[name], codec, field.type, place, checks))
+            found.extend(checks[name](value[name], codec, place) if name in checks else ())
         elif field.required:
             found.append(FieldError(f"{pointer}/{name}", "is required"))
     found.extend(FieldError(f"{pointer}/{escape(name)}", "is not known here") for name in value if name not in fields)
+    found.extend(checks[kind](body, codec, pointer) if kind in checks else ())
     return found
 
 
-def find_list_errors(value: list[object], inner: Any, pointer: str, checks: Checks) -> Sequence[FieldError]:
-    """Return the bad elements of a list, MAX_ERRORS of them or a few more."""
+def find_list_errors(body: bytes, codec: Codec, inner: Any, pointer: str, checks: Checks) -> Sequence[FieldError]:
+    """Return the bad elements of a list, MAX_ERRORS of them or a few more; none when it is no list."""
     found: list[FieldError] = []
-    for at, item in enumerate(value):
-        found.extend(find_errors(item, inner, f"{pointer}/{at}", checks))
+    try:
+        items = decode_as(body, codec, list[msgspec.Raw])
+    except UNREADABLE:
+        return found
+    for at, item in enumerate(items):
+        found.extend(find_errors(item, codec, inner, f"{pointer}/{at}", checks))
         if len(found) >= MAX_ERRORS:
             break
     return found

@@ -1,24 +1,25 @@
 """For front ends: the inbox, its read marks, one's devices."""
 
 from datetime import datetime
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import msgspec
 from litestar import Request, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from notify.api.access import require
 from notify.api.body import BodyReader, Receive, media_codec, read_body
 from notify.api.described import describe
 from notify.api.paths import MAX_SEQ, read_flag, read_integer, read_limit, read_segment
+from notify.api.requests import NO_CONTROLS
 from notify.api.services import Services
 from notify.auth import Identity, Scope
 from notify.errors import FieldError, InvalidRequest, NotFound
 from notify.frames import Seq, Seqs
 from notify.gateway import DEFAULT_DEVICE
-from notify.model import Codec, is_identifier
+from notify.model import ID_LENGTH, Codec
 
 
 class InboxNotification(msgspec.Struct, frozen=True):
@@ -58,7 +59,7 @@ class AckRequest(msgspec.Struct, forbid_unknown_fields=True):
     """What a device has received: everything up to a seq."""
 
     seq: Seq
-    device: str = DEFAULT_DEVICE
+    device: Annotated[str, Meta(min_length=1, max_length=ID_LENGTH, pattern=NO_CONTROLS)] = DEFAULT_DEVICE
 
 
 class DeviceItem(msgspec.Struct, frozen=True):
@@ -155,9 +156,6 @@ async def acknowledge(request: Request[Any, Any, Any], services: NamedDependency
     """Acknowledge everything up to a seq for one of the caller's devices. Beyond the head it means nothing."""
     identity = await identify(request, services)
     ack = _ack_request.decode(*await read_request_body(request, services))
-    if not is_identifier(ack.device):
-        detail = "must have 1 to 255 characters, none a control character"
-        raise InvalidRequest(f"device {detail}", errors=[FieldError("/device", detail)])
     await services.store.mailboxes.acknowledge(identity.subject, ack.device, ack.seq)
     await services.store.inbox.announce_ack(identity.subject, ack.device, ack.seq)
 

@@ -21,7 +21,7 @@ from notify.api.access import require
 from notify.api.answers import answer, answer_problem, recognize
 from notify.api.body import BodyReader, ClientGone, media_codec, read_body
 from notify.api.paths import read_cursor, read_limit, write_cursor
-from notify.api.requests import BatchRequest, Checker, SendRequest, check_recipients
+from notify.api.requests import BatchRequest, Checker, SendRequest, build_checks
 from notify.api.services import Services
 from notify.auth import Scope
 from notify.errors import FieldError, InFlight, InvalidRequest, KeyReused, MethodNotAllowed, NotFound, TooLarge
@@ -78,8 +78,9 @@ class Sending:
     def __init__(self, services: NamedDependency[Services]) -> None:
         self._services = services
         self._quota = Quota(services.settings.send_rate)
-        self._single = BodyReader(SendRequest, {"to": check_recipients})
-        self._batch = BodyReader(BatchRequest, {"to": check_recipients})
+        checks = build_checks(services.settings.max_data_bytes)
+        self._single = BodyReader(SendRequest, checks)
+        self._batch = BodyReader(BatchRequest, checks)
 
     async def send(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """`POST /v1/notifications`: answered after the commit."""

@@ -1,15 +1,15 @@
 """What producers may ask for: the bodies of the sending paths, and their checks beyond types."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from notify import clock
-from notify.api.body import MAX_ERRORS
+from notify.api.body import MAX_ERRORS, UNREADABLE, Checks, decode_as
 from notify.errors import FieldError, InvalidRequest, TooLarge
 from notify.ids import mint_id
 from notify.model import ID_LENGTH, Codec, Notification, is_identifier
@@ -24,8 +24,9 @@ MAX_TTL = 2_419_200
 MAX_DELAY = timedelta(days=30)
 """How far ahead `deliver_at` may lie."""
 
-NO_CONTROLS = r"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*$"
-"""A name: no control characters, no lone surrogates, so that it can be stored, logged and shown anywhere."""
+NO_CONTROLS = r"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*$(?!\n)"
+"""A name: no control characters, no lone surrogates, so that it can be stored, logged and shown anywhere. Python's `$` would let
+a line end pass at the end of it; to other dialects the last group means nothing."""
 
 IDENTIFIER_RULE = "must have 1 to 255 characters, none a control character"
 
@@ -84,9 +85,77 @@ def check_recipients(value: object, pointer: str) -> list[FieldError]:
     if isinstance(value, str):
         return [] if is_identifier(value) else [FieldError(pointer, IDENTIFIER_RULE)]
     if isinstance(value, list):
+        if not value:
+            return [FieldError(pointer, "needs at least one recipient")]
         wrong = (at for at, user in enumerate(value) if isinstance(user, str) and not is_identifier(user))
         return [FieldError(f"{pointer}/{at}", IDENTIFIER_RULE) for at in islice(wrong, MAX_ERRORS)]
     return []
+
+
+def check_together(names: Collection[str], ttl: object, pointer: str) -> list[FieldError]:
+    """Return which of the fields that a request has don't go together, or what it lacks."""
+    found = []
+    if "to" not in names and "topic" not in names:
+        found.append(FieldError(f"{pointer}/to", "is required, unless there is a `topic`"))
+    elif "to" in names and "topic" in names:
+        found.append(FieldError(f"{pointer}/topic", "can't go together with `to`"))
+    if ttl == 0 and ttl is not False:
+        if "collapse_key" in names:
+            found.append(FieldError(f"{pointer}/collapse_key", "can't go together with `ttl: 0`: nothing waits"))
+        if "deliver_at" in names:
+            found.append(FieldError(f"{pointer}/deliver_at", "can't go together with `ttl: 0`: it is now or never"))
+    return found
+
+
+def check_data(data: bytes, codec: Codec, pointer: str, *, max_bytes: int) -> list[FieldError]:
+    """Return what is wrong with a body's `data`. Raises TooLarge."""
+    if len(data) > max_bytes:
+        raise TooLarge(f"{pointer} has {len(data)} bytes; at most {max_bytes} are taken")
+    if codec is Codec.JSON:
+        wrong = check_json(data, max_bytes=max_bytes)
+    else:
+        try:
+            wrong = check_value(msgspec.msgpack.decode(data))
+        except UnicodeDecodeError:
+            wrong = NOT_UTF8
+        except (msgspec.DecodeError, RecursionError):
+            wrong = TOO_DEEP
+    return [FieldError(pointer, wrong)] if wrong else []
+
+
+def check_time(at: datetime, pointer: str) -> list[FieldError]:
+    """Return what is wrong with a body's `deliver_at`, by the clock of the moment."""
+    try:
+        at.astimezone(UTC)
+        late = at > datetime.fromtimestamp(clock.now(), UTC) + MAX_DELAY
+    except OverflowError:
+        return [FieldError(pointer, "is not a time that can be kept")]
+    return [FieldError(pointer, "must be at most 30 days ahead")] if late else []
+
+
+def build_checks(max_data_bytes: int) -> Checks:
+    """Return what is looked at, beyond types, in a body that is refused, so that its refusal names every bad field."""
+
+    def look(body: bytes, codec: Codec, kind: Any) -> Any:
+        try:
+            return decode_as(body, codec, kind)
+        except UNREADABLE:
+            return None  # the decoder has found that already
+
+    def look_at_time(body: bytes, codec: Codec, pointer: str) -> list[FieldError]:
+        at = look(body, codec, DeliverAt)
+        return [] if at is None else check_time(at, pointer)
+
+    def look_at_all(body: bytes, codec: Codec, pointer: str) -> list[FieldError]:
+        fields = look(body, codec, dict[str, Raw])
+        return check_together(fields, look(fields["ttl"], codec, Any) if "ttl" in fields else MAX_TTL, pointer)
+
+    return {
+        "to": lambda body, codec, pointer: check_recipients(look(body, codec, Any), pointer),
+        "data": lambda body, codec, pointer: check_data(body, codec, pointer, max_bytes=max_data_bytes),
+        "deliver_at": look_at_time,
+        SendRequest: look_at_all,
+    }
 
 
 class BatchRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -119,12 +188,11 @@ class Checker:
 
     async def check(self, request: SendRequest, pointer: str = "") -> Notification:
         """Return the notification of one request; what is wrong is kept for `finish`. Raises TooLarge."""
-        self._check_combination(request, pointer)
+        self._errors += check_together(name_given(request), request.ttl, pointer)
         data = NULLS[self._codec] if request.data is NULL else bytes(request.data)
-        self._check_data(data, f"{pointer}/data")
-        deliver_at = (
-            None if request.deliver_at is UNSET else self._check_time(request.deliver_at, f"{pointer}/deliver_at")
-        )
+        self._errors += check_data(data, self._codec, f"{pointer}/data", max_bytes=self._settings.max_data_bytes)
+        late = [] if request.deliver_at is UNSET else check_time(request.deliver_at, f"{pointer}/deliver_at")
+        self._errors += late
         return Notification(
             id=mint_id(),
             producer=self._producer,
@@ -133,29 +201,14 @@ class Checker:
             to=await self._find_recipients(request, pointer),
             codec=self._codec,
             ttl=request.ttl,
-            deliver_at=deliver_at,
+            deliver_at=None if request.deliver_at is UNSET or late else request.deliver_at.astimezone(UTC),
             collapse_key=None if request.collapse_key is UNSET else request.collapse_key,
         )
 
     def finish(self) -> None:
         """Refuse the whole request if anything was wrong with any part of it."""
         if self._errors:
-            raise InvalidRequest("some fields are not valid", errors=self._errors)
-
-    def _check_combination(self, request: SendRequest, pointer: str) -> None:
-        if request.to is UNSET and request.topic is UNSET:
-            self._errors.append(FieldError(f"{pointer}/to", "is required, unless there is a `topic`"))
-        elif request.to is not UNSET and request.topic is not UNSET:
-            self._errors.append(FieldError(f"{pointer}/topic", "can't go together with `to`"))
-        if request.ttl == 0:
-            if request.collapse_key is not UNSET:
-                self._errors.append(
-                    FieldError(f"{pointer}/collapse_key", "can't go together with `ttl: 0`: nothing waits")
-                )
-            if request.deliver_at is not UNSET:
-                self._errors.append(
-                    FieldError(f"{pointer}/deliver_at", "can't go together with `ttl: 0`: it is now or never")
-                )
+            raise InvalidRequest("some fields are not valid", errors=self._errors[:MAX_ERRORS])
 
     async def _find_recipients(self, request: SendRequest, pointer: str) -> Sequence[str]:
         limit = self._settings.max_recipients
@@ -165,8 +218,6 @@ class Checker:
             users = (request.to,)
         elif isinstance(request.to, list):
             users = list(dict.fromkeys(request.to))
-            if not users:
-                self._errors.append(FieldError(f"{pointer}/to", "needs at least one recipient"))
         elif isinstance(request.topic, str) and not self._errors:
             users = await self._subscribers(request.topic, limit=limit - self._recipients + 1)
         else:
@@ -176,27 +227,7 @@ class Checker:
             raise TooLarge(f"more than {limit} recipients in one request; send it in parts")
         return users
 
-    def _check_data(self, data: bytes, pointer: str) -> None:
-        limit = self._settings.max_data_bytes
-        if len(data) > limit:
-            raise TooLarge(f"{pointer} has {len(data)} bytes; at most {limit} are taken")
-        if self._codec is Codec.JSON:
-            wrong = check_json(data, max_bytes=limit)
-        else:
-            try:
-                wrong = check_value(msgspec.msgpack.decode(data))
-            except UnicodeDecodeError:
-                wrong = NOT_UTF8
-            except (msgspec.DecodeError, RecursionError):
-                wrong = TOO_DEEP
-        if wrong:
-            self._errors.append(FieldError(pointer, wrong))
 
-    def _check_time(self, at: datetime, pointer: str) -> datetime:
-        try:
-            if at > datetime.fromtimestamp(clock.now(), UTC) + MAX_DELAY:
-                self._errors.append(FieldError(pointer, "must be at most 30 days ahead"))
-            return at.astimezone(UTC)
-        except OverflowError:
-            self._errors.append(FieldError(pointer, "is not a time that can be kept"))
-            return datetime.fromtimestamp(clock.now(), UTC)
+def name_given(request: SendRequest) -> list[str]:
+    """Return which of the fields that may be left out a request has."""
+    return [name for name in ("to", "topic", "collapse_key", "deliver_at") if getattr(request, name) is not UNSET]

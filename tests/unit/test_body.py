@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notify.api.body import MAX_ERRORS, BodyReader, ClientGone, escape, media_codec, read_body
-from notify.api.requests import BatchRequest, SendRequest, check_recipients
+from notify.api.requests import BatchRequest, SendRequest, build_checks
 from notify.errors import InvalidRequest, TooLarge, UnsupportedMedia
 from notify.model import Codec
 
-single = BodyReader(SendRequest, {"to": check_recipients})
-batch = BodyReader(BatchRequest, {"to": check_recipients})
+checks = build_checks(max_data_bytes=65_536)
+single = BodyReader(SendRequest, checks)
+batch = BodyReader(BatchRequest, checks)
 
 
 def refusal_of(reader: BodyReader[Any], body: bytes, codec: Codec) -> InvalidRequest | None:
@@ -42,7 +43,16 @@ def pointers(reader: BodyReader[Any], body: object) -> list[str]:
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        ({}, ["/type"]),
+        ({}, ["/type", "/to"]),
+        ({"type": "", "to": []}, ["/type", "/to"]),
+        ({"type": "", "to": "a", "topic": "news"}, ["/type", "/topic"]),
+        ({"type": "", "to": "a", "ttl": 0, "collapse_key": "k"}, ["/type", "/collapse_key"]),
+        (
+            {"type": "", "to": "a", "ttl": 0, "deliver_at": "2999-01-01T00:00:00Z"},
+            ["/type", "/deliver_at", "/deliver_at"],
+        ),
+        ({"type": "", "to": "a", "data": {"x": "\0"}}, ["/type", "/data"]),
+        ({"type": "line\n", "topic": "end\n", "collapse_key": "\n"}, ["/type", "/topic", "/collapse_key"]),
         ({"to": "a", "type": ""}, ["/type"]),
         ({"to": "a", "type": "t" * 129}, ["/type"]),
         ({"to": "a", "type": "a\nb"}, ["/type"]),
@@ -60,7 +70,7 @@ def pointers(reader: BodyReader[Any], body: object) -> list[str]:
         ({"to": "a", "type": "t", "collapse_key": "k" * 65}, ["/collapse_key"]),
         ({"to": "a", "type": "t", "urgent": True}, ["/urgent"]),
         ({"to": "a", "type": "t", "a/b~c": True}, ["/a~1b~0c"]),
-        ({"type": 1, "ttl": -1, "collapse_key": 2, "x": 3}, ["/type", "/ttl", "/collapse_key", "/x"]),
+        ({"type": 1, "ttl": -1, "collapse_key": 2, "x": 3}, ["/type", "/to", "/ttl", "/collapse_key", "/x"]),
         ([], [""]),
         ("text", [""]),
         (None, [""]),
@@ -72,7 +82,7 @@ def test_every_bad_field_is_named(body: object, expected: list[str]) -> None:
 
 def test_every_bad_field_of_a_batch_is_named_with_its_place() -> None:
     body = {"notifications": [{"to": "a", "type": "t"}, {"to": [1], "type": ""}, {"type": "t", "x": 1}, 5]}
-    expected = ["/notifications/1/type", "/notifications/1/to/0", "/notifications/2/x", "/notifications/3"]
+    expected = [f"/notifications/{place}" for place in ("1/type", "1/to/0", "2/x", "2/to", "3")]
     assert sorted(pointers(batch, body)) == sorted(expected)
     assert pointers(batch, {"notifications": []}) == ["/notifications"]
     assert pointers(batch, {}) == ["/notifications"]
@@ -137,7 +147,7 @@ JSON_VALUES = st.recursive(
 )
 def test_whatever_the_fields_hold_a_refusal_points_at_fields(body: dict[str, object]) -> None:
     refused = refusal_of(single, json.dumps(body).encode(), Codec.JSON)
-    names = {"/" + escape(name) for name in [*body, "type"]}
+    names = {"/" + escape(name) for name in [*body, "type", "to"]}
     assert all(error.pointer.startswith(tuple(names)) for error in (refused.errors if refused else ()))
 
 
