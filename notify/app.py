@@ -90,7 +90,7 @@ GOODBYES_PER_SECOND = 400
 RECONNECT_SECONDS = (0.25, 3.0)
 """Over which clients of a draining node are told to spread their return."""
 
-EXPOSED_HEADERS = ["Location", "Idempotent-Replayed", "Retry-After", "X-Request-Id"]
+EXPOSED_HEADERS = ["Location", "Idempotent-Replayed", "Retry-After", "RateLimit", "RateLimit-Policy", "X-Request-Id"]
 
 
 class Application:

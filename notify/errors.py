@@ -142,15 +142,22 @@ class HeadersTooLarge(Problem):
 
 
 class RateLimited(Problem):
-    """More than this producer may send."""
+    """More than this producer may send. `policy` and `left` are what RateLimit-Policy and RateLimit say.
+
+    https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/
+    """
 
     status = 429
     slug = "rate-limited"
     title = "Too many requests"
     meaning = "Wait for `Retry-After` seconds. The RateLimit header fields tell the quota."
 
-    def __init__(self, detail: str, *, retry_after: int = 1, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(detail, headers={"Retry-After": str(retry_after), **(headers or {})})
+    def __init__(
+        self, detail: str, *, retry_after: int = 1, policy: str = '"default";q=1', left: str = '"default";r=0'
+    ) -> None:
+        super().__init__(
+            detail, headers={"Retry-After": str(retry_after), "RateLimit-Policy": policy, "RateLimit": left}
+        )
 
 
 class Unavailable(Problem):

@@ -26,10 +26,7 @@ class Quota:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # what was left, and when
 
     def take(self, producer: str, recipients: int) -> None:
-        """Let a producer send to this many. Raises RateLimited with when to come back and the RateLimit header fields.
-
-        https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/
-        """
+        """Let a producer send to this many. Raises RateLimited with when to come back."""
         if self._rate <= 0:
             return
         now = time.monotonic()
@@ -43,10 +40,9 @@ class Quota:
             raise RateLimited(
                 f"{producer} may send to {self._rate:g} recipients a second here; try again in {wait} s",
                 retry_after=wait,
-                headers={
-                    "RateLimit-Policy": f'"recipients";q={math.floor(full)};w={math.ceil(BURST_SECONDS)}',
-                    "RateLimit": f'"recipients";r={max(0, math.floor(left))};t={wait}',
-                },
+                # The unit is not a registered one, but without any a client would take the quota for one of requests.
+                policy=f'"recipients";q={math.floor(full)};w={math.ceil(full / self._rate)};qu="recipients"',
+                left=f'"recipients";r={max(0, math.floor(left))};t={wait}',
             )
         self._buckets[producer] = (left - recipients, now)
         if len(self._buckets) > MAX_PRODUCERS:

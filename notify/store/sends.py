@@ -101,7 +101,11 @@ class Sends:
         producer = post.notifications[0].producer
         waiting = self._waiting.get(producer, 0)
         if waiting >= FAIR_QUEUE and len(lane) > FAIR_QUEUE:
-            raise RateLimited(f"{waiting} requests of {producer} are waiting to be stored; wait for their answers")
+            raise RateLimited(
+                f"{waiting} requests of {producer} are waiting to be stored; wait for their answers",
+                policy=f'"waiting";q={FAIR_QUEUE};qu="concurrent-requests"',
+                left='"waiting";r=0;t=1',
+            )
         self._waiting[producer] = waiting + 1
         try:
             return await lane.submit(post)

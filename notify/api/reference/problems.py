@@ -58,6 +58,8 @@ DETAILS: dict[type[Problem], str] = {
 HEADERS = {
     "WWW-Authenticate": "How to authenticate: `Bearer`.",
     "Retry-After": "Seconds to wait before trying again.",
+    "RateLimit-Policy": "The quota: `q` of the unit `qu` in `w` seconds (draft-ietf-httpapi-ratelimit-headers).",
+    "RateLimit": "What is left of it: `r` for the next `t` seconds.",
 }
 
 PROBLEM_SCHEMA: dict[str, Any] = {
