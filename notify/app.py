@@ -25,6 +25,7 @@ from notify.api.admin import HANDLERS as ADMIN_HANDLERS
 from notify.api.answers import handle_exception
 from notify.api.assets import client_asset
 from notify.api.docs import docs, openapi_config, openapi_json
+from notify.api.event_sending import EventSending
 from notify.api.health import livez, metrics, readyz
 from notify.api.inbox import acknowledge, list_devices, list_inbox, mark_read, remove_device
 from notify.api.producers import (
@@ -261,7 +262,7 @@ class Application:
             }
             tasks = [asyncio.create_task(keep_running(name, work), name=name) for name, work in works.items()]
             streaming = Streaming(services, self._origins)
-            self._running = _Running(services, gateway, bridge, Sending(services), streaming)
+            self._running = _Running(services, gateway, bridge, EventSending(services), streaming)
             log.info("node.started", node=str(self.node), version=__version__)
             try:
                 yield

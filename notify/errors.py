@@ -120,7 +120,7 @@ class UnsupportedMedia(Problem):
     status = 415
     slug = "unsupported-media-type"
     title = "This media type is not understood here"
-    meaning = "Send `application/json` or `application/msgpack`, without a Content-Encoding."
+    meaning = "Send `application/json` or `application/msgpack`, or a CloudEvent, without a Content-Encoding."
 
 
 class KeyReused(Problem):
@@ -129,7 +129,10 @@ class KeyReused(Problem):
     status = 422
     slug = "idempotency-key-reused"
     title = "This Idempotency-Key was used for another request"
-    meaning = "A key stands for one request body for 24 hours. Use a fresh key for a new request."
+    meaning = (
+        "A key stands for one request body for 24 hours, an event's `source` and `id` for one event. "
+        "Use fresh ones for another."
+    )
 
 
 class HeadersTooLarge(Problem):

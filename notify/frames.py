@@ -12,6 +12,7 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
+from notify.context import read_context
 from notify.errors import Close, NotifyError, SessionClosed
 from notify.model import Codec, Entry, Kind
 from notify.momentary import Momentary
@@ -55,8 +56,12 @@ class NotificationFrame(Frame, tag="notification", frozen=True, omit_defaults=Tr
     id: UUID
     type: str
     data: Raw
-    source: str
+    source: Annotated[str, Meta(description="The app that sent it, or the `source` of the event that it came as.")]
     created_at: Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+    traceparent: (
+        Annotated[str, Meta(description="If it was sent with one: the trace it belongs to (W3C Trace Context).")]
+        | UnsetType
+    ) = UNSET
 
 
 class CaughtUp(Frame, tag="caught_up", frozen=True, omit_defaults=True):
@@ -256,7 +261,7 @@ def frame_entry(entry: Entry, codec: WireCodec) -> ServerFrame:
     if entry.kind is Kind.NOTIFICATION:
         assert entry.notification_id is not None
         assert entry.created_at is not None
-        return NotificationFrame(
+        frame = NotificationFrame(
             seq=entry.seq,
             id=entry.notification_id,
             type=entry.type,
@@ -264,6 +269,7 @@ def frame_entry(entry: Entry, codec: WireCodec) -> ServerFrame:
             source=entry.producer,
             created_at=write_time(entry.created_at),
         )
+        return frame if entry.context is None else add_context(frame, entry.context)
     if entry.kind is Kind.RETRACT:
         assert entry.notification_id is not None
         assert entry.target is not None
@@ -273,6 +279,14 @@ def frame_entry(entry: Entry, codec: WireCodec) -> ServerFrame:
         up_to=UNSET if entry.target is None else entry.target,
         seqs=UNSET if entry.seqs is None else entry.seqs,
         unread=UNSET if entry.unread is None else entry.unread,
+    )
+
+
+def add_context(frame: NotificationFrame, text: str) -> NotificationFrame:
+    """Return the frame of a notification that has a context, with what a frame tells of it."""
+    context = read_context(text)
+    return msgspec.structs.replace(
+        frame, source=context.source or frame.source, traceparent=context.traceparent or UNSET
     )
 
 
@@ -296,5 +310,7 @@ class MomentaryFrames:
             source=message.producer,
             created_at=write_time(message.created_at),
         )
+        if message.context is not None:
+            frame = add_context(frame, message.context)
         encoded = self._encoded[codec.subprotocol] = codec.encode(frame)
         return encoded

@@ -25,7 +25,7 @@ MAX_PARTS = 4_096
 """Parts of one batch: 32 MiB, more than a request's body can hold."""
 
 
-class Momentary(msgspec.Struct, frozen=True):
+class Momentary(msgspec.Struct, frozen=True, omit_defaults=True):
     """One message that is not stored. `data` is JSON text, or, of MessagePack, its base64 in quotes."""
 
     id: UUID
@@ -35,6 +35,7 @@ class Momentary(msgspec.Struct, frozen=True):
     codec: Codec
     data: msgspec.Raw
     to: Sequence[str]
+    context: str | None = None  # as in model.Notification
 
     @property
     def payload(self) -> bytes:

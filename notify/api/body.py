@@ -5,7 +5,7 @@ the fast path; one that does not is taken apart field by field.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
 from types import UnionType
 from typing import Any, Generic, TypeVar, Union, get_args, get_origin
 
@@ -51,13 +51,19 @@ async def read_body(headers: Mapping[str, str], receive: Receive, *, max_bytes: 
         parts.append(part)
 
 
-def media_codec(headers: Mapping[str, str], accepted: Mapping[str, Codec] = MEDIA_TYPES) -> Codec:
+def choose_media(headers: Mapping[str, str], accepted: Collection[str] = MEDIA_TYPES) -> str:
+    """Return the media type of a body, without its parameters. Raises UnsupportedMedia."""
+    media = headers.get("content-type", "")
+    if media not in accepted:
+        media = media.partition(";")[0].strip().lower()
+        if media not in accepted:
+            raise UnsupportedMedia(f"the Content-Type must be one of: {', '.join(accepted)}")
+    return media
+
+
+def media_codec(headers: Mapping[str, str]) -> Codec:
     """Return how a body is encoded. Raises UnsupportedMedia."""
-    media = headers.get("content-type", "").partition(";")[0].strip().lower()
-    codec = accepted.get(media)
-    if codec is None:
-        raise UnsupportedMedia(f"the Content-Type must be one of: {', '.join(accepted)}")
-    return codec
+    return MEDIA_TYPES[choose_media(headers)]
 
 
 Check = Callable[[bytes, Codec, str], Sequence[FieldError]]

@@ -47,12 +47,21 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Body:
+    """What a body is under a media type of its own: a struct or a list of them, and one to show."""
+
+    kind: Any
+    example: object = None
+
+
+@dataclass(frozen=True, slots=True)
 class Description:
-    """What `describe` was told; see there."""
+    """What `describe` was told; see there. `besides` are bodies of another shape, by their media type."""
 
     takes: type[msgspec.Struct] | None = None
     media: Sequence[str] = (JSON,)
     example: object = None
+    besides: Mapping[str, Body] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     answers: Mapping[int, Answer] = field(default_factory=dict)
     problems: Sequence[type[Problem]] = ()
@@ -79,4 +88,4 @@ def describe(  # noqa: PLR0913 - keywords only, every one of them optional
     parameters, 401 and 403 with a scope, 404 with a path parameter, 413 and 415 with a body, 503 everywhere);
     needs: the scope, where it is not that of the path; public: no token is needed.
     """
-    return {OPT: Description(takes, media, example, headers or {}, answers or {}, problems, needs, public)}
+    return {OPT: Description(takes, media, example, {}, headers or {}, answers or {}, problems, needs, public)}

@@ -116,7 +116,7 @@ async def list_inbox(  # noqa: PLR0913, PLR0917 - one parameter a query paramete
                 id=str(item.notification.id),
                 type=item.notification.type,
                 data=item.notification.data_as_json(),
-                source=item.notification.producer,
+                source=item.notification.source,
                 created_at=item.notification.created_at,
                 read_at=item.read_at,
             )

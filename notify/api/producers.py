@@ -19,11 +19,12 @@ from litestar.params import FromQuery, PathParameter
 from notify import clock
 from notify.api.access import require
 from notify.api.answers import answer, answer_problem, recognize
-from notify.api.body import BodyReader, ClientGone, media_codec, read_body
+from notify.api.body import MEDIA_TYPES, BodyReader, ClientGone, choose_media, read_body
 from notify.api.paths import read_cursor, read_limit, write_cursor
 from notify.api.requests import BatchRequest, Checker, SendRequest, build_checks
 from notify.api.services import Services
 from notify.auth import Scope
+from notify.context import Context, read_traceparent, write_context
 from notify.errors import FieldError, InFlight, InvalidRequest, KeyReused, MethodNotAllowed, NotFound, TooLarge
 from notify.model import Codec, Notification, is_identifier
 from notify.momentary import Momentary, wrap
@@ -32,12 +33,18 @@ from notify.store.database import KeyTaken
 from notify.store.notifications import StoredNotification
 from notify.store.sends import Claim, Post
 
+Handle = Callable[["Incoming", "Send"], Awaitable[None]]
+"""Does what one request asks for, and answers it."""
+
 AsgiScope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 PATH_SEND = "/v1/notifications"
 PATH_BATCH = "/v1/notifications/batch"
+
+REPLAYED = {"idempotent-replayed": "true"}
+"""The header of an answer that was given before."""
 
 UNKNOWN = "no such notification, or not one of yours"
 
@@ -64,6 +71,7 @@ class SentNotification(msgspec.Struct, frozen=True):
     id: UUID
     type: str
     data: msgspec.Raw
+    source: str
     recipients: int
     created_at: datetime
     expires_at: datetime
@@ -81,21 +89,23 @@ class Sending:
         checks = build_checks(services.settings.max_data_bytes)
         self._single = BodyReader(SendRequest, checks)
         self._batch = BodyReader(BatchRequest, checks)
+        self._ones: dict[str, Handle] = dict.fromkeys(MEDIA_TYPES, self._send_one)
+        self._batches: dict[str, Handle] = dict.fromkeys(MEDIA_TYPES, self._send_many)
 
     async def send(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """`POST /v1/notifications`: answered after the commit."""
-        await self._serve(scope, receive, send, self._send_one)
+        await self._serve(scope, receive, send, self._ones)
 
     async def send_batch(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """`POST /v1/notifications/batch`: all or nothing."""
-        await self._serve(scope, receive, send, self._send_many)
+        await self._serve(scope, receive, send, self._batches)
 
     async def _serve(
         self,
         scope: AsgiScope,
         receive: Receive,
         send: Send,
-        handle: Callable[["Incoming", Send], Awaitable[None]],
+        handles: Mapping[str, Handle],
     ) -> None:
         try:
             if scope["method"] != "POST":
@@ -104,14 +114,14 @@ class Sending:
                 raise problem
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
             identity = await require(self._services.authenticator, headers.get("authorization"), Scope.SEND)
-            codec = media_codec(headers)
+            media = self._choose(headers, handles)
             key = headers.get("idempotency-key")
             if key is not None and not is_identifier(key):
                 detail = "must have 1 to 255 characters, none a control character"
                 raise InvalidRequest(f"Idempotency-Key {detail}", errors=[FieldError("/Idempotency-Key", detail)])
             body = await read_body(headers, receive, max_bytes=self._services.settings.max_body_bytes)
             try:
-                await handle(Incoming(identity.subject, codec, body, key), send)
+                await handles[media](Incoming(identity.subject, media, body, key, headers), send)
             except Exception:
                 self._services.store.activity.count_refusal(identity.subject)
                 raise
@@ -120,6 +130,10 @@ class Sending:
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
             await answer_problem(send, recognize(error))
 
+    def _choose(self, headers: Mapping[str, str], handles: Mapping[str, Handle]) -> str:
+        """Return under which media type a request is handled. Raises UnsupportedMedia."""
+        return choose_media(headers, handles)
+
     async def _send_one(self, incoming: "Incoming", send: Send) -> None:
         request = self._single.decode(incoming.body, incoming.codec)
         # Before it is checked against what may have changed since: the limits, the clock, a topic's subscribers.
@@ -127,7 +141,7 @@ class Sending:
             await answer_sent(send, known)
             return
         checker = self._checker(incoming)
-        notification = await checker.check(request)
+        notification = await checker.check(request, context=incoming.context)
         if notification.ttl == 0:
             refuse_key(incoming)
             checker.finish()
@@ -146,17 +160,15 @@ class Sending:
             await answer(send, 201, BatchSent(list(known.ids)), known.headers)
             return
         checker = self._checker(incoming)
+        context = incoming.context
         notifications = [
-            await checker.check(item, f"/notifications/{place}") for place, item in enumerate(request.notifications)
+            await checker.check(item, f"/notifications/{place}", context=context)
+            for place, item in enumerate(request.notifications)
         ]
-        momentary = sum(notification.ttl == 0 for notification in notifications)
-        if 0 < momentary < len(notifications):
-            detail = "must be 0 for all notifications of a batch or for none"
-            raise InvalidRequest(f"ttl {detail}", errors=[FieldError("/notifications", f"ttl {detail}")])
-        if momentary:
+        if are_momentary(notifications, "/notifications"):
             refuse_key(incoming)
             checker.finish()
-            self._quota.take(incoming.producer, sum(len(n.to) for n in notifications))
+            self._quota.take(incoming.producer, count_recipients(notifications))
             await answer(send, 202, BatchSent([sent.id for sent in await self._broadcast(notifications)]))
             return
         checker.finish()
@@ -169,11 +181,11 @@ class Sending:
     async def _store(self, notifications: Sequence[Notification], incoming: "Incoming") -> "Stored":
         """Store what was sent, or give the answer that the same request just got elsewhere."""
         store = self._services.store
-        recipients = sum(len(n.to) for n in notifications)
+        recipients = count_recipients(notifications)
         self._quota.take(incoming.producer, recipients)
-        claim = None if incoming.key is None else Claim(incoming.key, incoming.digest)
+        claims = () if incoming.key is None else (Claim(incoming.key, incoming.digest),)
         try:
-            moment = await store.sends.send(Post(notifications, claim))
+            moment = await store.sends.send(Post(notifications, claims))
         except KeyTaken as error:
             known = None if error.in_flight else await self._recall(incoming)
             if known is None:
@@ -186,21 +198,24 @@ class Sending:
         """Return what the same request was answered before. Raises KeyReused when it was another one."""
         if incoming.key is None:
             return None
-        answered = await self._services.store.notifications.find_answer(incoming.producer, incoming.key)
-        if answered is None:
+        found = await self._services.store.notifications.find_answers(incoming.producer, [incoming.key])
+        if (answered := found.get(incoming.key)) is None:
             return None
         if answered.digest != incoming.digest:
             raise KeyReused("this Idempotency-Key was used for another request in the last 24 hours")
-        return Stored(answered.ids, answered.recipients, answered.created_at, {"idempotent-replayed": "true"})
+        return Stored(answered.ids, answered.recipients, answered.created_at, REPLAYED)
 
     async def _broadcast(self, notifications: Sequence[Notification]) -> list[Sent]:
         """Hand over what is for now or never."""
         moment = datetime.fromtimestamp(clock.now(), UTC)
         await self._services.store.broadcasts.send(
-            [Momentary(n.id, n.type, n.producer, moment, n.codec, wrap(n.data, n.codec), n.to) for n in notifications]
+            [
+                Momentary(n.id, n.type, n.producer, moment, n.codec, wrap(n.data, n.codec), n.to, n.context)
+                for n in notifications
+            ]
         )
         self._services.store.activity.count_send(
-            notifications[0].producer, len(notifications), sum(len(n.to) for n in notifications)
+            notifications[0].producer, len(notifications), count_recipients(notifications)
         )
         return [Sent(n.id, len(n.to), moment) for n in notifications]
 
@@ -209,9 +224,21 @@ class Incoming(NamedTuple):
     """A request to send, its caller known and its body read."""
 
     producer: str
-    codec: Codec
+    media: str
     body: bytes
     key: str | None
+    headers: Mapping[str, str]
+
+    @property
+    def codec(self) -> Codec:
+        """How its body is encoded."""
+        return MEDIA_TYPES.get(self.media, Codec.JSON)
+
+    @property
+    def context(self) -> str | None:
+        """What travels with each of its notifications, as it is stored: the trace that the header tells of."""
+        traceparent = self.headers.get("traceparent")
+        return None if traceparent is None else write_context(Context(read_traceparent(traceparent)))
 
     @property
     def digest(self) -> bytes:
@@ -233,6 +260,20 @@ async def answer_sent(send: Send, stored: Stored) -> None:
     [notification] = stored.ids
     sent = Sent(notification, stored.recipients, stored.created_at)
     await answer(send, 201, sent, {"location": f"{PATH_SEND}/{notification}", **stored.headers})
+
+
+def count_recipients(notifications: Sequence[Notification]) -> int:
+    """Return the recipients of notifications together."""
+    return sum(len(notification.to) for notification in notifications)
+
+
+def are_momentary(notifications: Sequence[Notification], pointer: str) -> bool:
+    """Whether none of a batch is stored. Raises InvalidRequest when only some are."""
+    momentary = sum(notification.ttl == 0 for notification in notifications)
+    if 0 < momentary < len(notifications):
+        detail = "must be 0 for all notifications of a batch or for none"
+        raise InvalidRequest(f"ttl {detail}", errors=[FieldError(pointer, f"ttl {detail}")])
+    return momentary > 0
 
 
 def refuse_key(incoming: Incoming) -> None:
@@ -258,6 +299,7 @@ async def get_notification(
         id=found.id,
         type=found.type,
         data=found.data_as_json(),
+        source=found.source,
         recipients=found.recipients,
         created_at=found.created_at,
         expires_at=found.expires_at,

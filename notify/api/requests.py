@@ -186,8 +186,11 @@ class Checker:
         self._errors: list[FieldError] = []
         self._recipients = 0
 
-    async def check(self, request: SendRequest, pointer: str = "") -> Notification:
-        """Return the notification of one request; what is wrong is kept for `finish`. Raises TooLarge."""
+    async def check(self, request: SendRequest, pointer: str = "", *, context: str | None = None) -> Notification:
+        """Return the notification of one request; what is wrong is kept for `finish`. Raises TooLarge.
+
+        `context` is what travels with it, as it is stored.
+        """
         self._errors += check_together(name_given(request), request.ttl, pointer)
         data = NULLS[self._codec] if request.data is NULL else bytes(request.data)
         self._errors += check_data(data, self._codec, f"{pointer}/data", max_bytes=self._settings.max_data_bytes)
@@ -203,6 +206,7 @@ class Checker:
             ttl=request.ttl,
             deliver_at=None if request.deliver_at is UNSET or late else request.deliver_at.astimezone(UTC),
             collapse_key=None if request.collapse_key is UNSET else request.collapse_key,
+            context=context,
         )
 
     def finish(self) -> None:

@@ -23,7 +23,7 @@ from msgspec import UNSET
 
 from notify import clock
 from notify.api.assets import read_asset
-from notify.api.body import BodyReader, Receive, media_codec, read_body
+from notify.api.body import BodyReader, Receive, choose_media, read_body
 from notify.api.requests import BatchRequest, Checker, SendRequest
 from notify.api.services import Services
 from notify.auth import Scope, mint
@@ -152,8 +152,9 @@ def write_policy(authority: str) -> str:
 async def read_request(request: Request[Any, Any, Any], reader: "BodyReader[Any]") -> Any:
     """Return the checked JSON body."""
     headers = dict(request.headers)
-    codec = media_codec(headers, {"application/json": Codec.JSON})
-    return reader.decode(await read_body(headers, cast("Receive", request.receive), max_bytes=MAX_BODY_BYTES), codec)
+    choose_media(headers, ("application/json",))
+    body = await read_body(headers, cast("Receive", request.receive), max_bytes=MAX_BODY_BYTES)
+    return reader.decode(body, Codec.JSON)
 
 
 def check_names(names: Sequence[str], pointer: str) -> None:

@@ -52,6 +52,7 @@ class Inbox:
                     expires_at=row["expires_at"],
                     deliver_at=None,
                     collapse_key=None,
+                    context=row["context"],
                 ),
                 read_at=row["read_at"],
             )

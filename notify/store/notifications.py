@@ -3,12 +3,13 @@
 Receipts are derived from acks, endings and marks whenever somebody asks, so that delivering costs no row updates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
 import msgspec
 
+from notify.context import read_context
 from notify.model import Codec
 from notify.payload import transcode_to_json
 from notify.store.database import Database, patiently
@@ -30,6 +31,12 @@ class StoredNotification(msgspec.Struct, frozen=True):
     expires_at: datetime
     deliver_at: datetime | None
     collapse_key: str | None
+    context: str | None
+
+    @property
+    def source(self) -> str:
+        """Where it came from: the app, or the `source` of the event that it came as."""
+        return read_context(self.context).source or self.producer
 
     def data_as_json(self) -> msgspec.Raw:
         """Return the data as JSON text, whatever it came as."""
@@ -49,7 +56,7 @@ class Receipt(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The first answer to a request with an Idempotency-Key."""
+    """The first answer to a request, or an event, with an idempotency key."""
 
     digest: bytes
     ids: Sequence[UUID]
@@ -79,6 +86,7 @@ class Notifications:
             expires_at=row["expires_at"],
             deliver_at=row["due_at"],
             collapse_key=row["collapse_key"],
+            context=row["context"],
         )
 
     async def count(self, notification: UUID) -> dict[str, int]:
@@ -102,7 +110,7 @@ class Notifications:
         withdrawn: int | None = await patiently(lambda: self._database.value("cancel", notification, producer))
         return withdrawn
 
-    async def find_answer(self, producer: str, key: str) -> Answer | None:
-        """Return what a request with this Idempotency-Key was answered in the last 24 hours."""
-        row = await self._database.row("find_answer", producer, key)
-        return None if row is None else Answer(*row)
+    async def find_answers(self, producer: str, keys: Sequence[str]) -> Mapping[str, Answer]:
+        """Return what these idempotency keys were answered in the last 24 hours, by key, as far as they were."""
+        rows = await self._database.rows("find_answers", producer, keys)
+        return {row["key"]: Answer(row["digest"], row["ids"], row["recipients"], row["created_at"]) for row in rows}

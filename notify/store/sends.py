@@ -41,17 +41,18 @@ SETTLE_TRIES = 5
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """An Idempotency-Key, and the digest of the request that it stands for."""
+    """An idempotency key, and the digest of what it stands for: all that a post sends, or the one at a place (from 0)."""
 
     key: str
     digest: bytes
+    place: int | None = None
 
 
 class Post(msgspec.Struct, frozen=True):
     """What one request sends: all of it or nothing."""
 
     notifications: Sequence[Notification]
-    claim: Claim | None = None
+    claims: Sequence[Claim] = ()
 
     @property
     def recipients(self) -> int:
@@ -94,7 +95,7 @@ class Sends:
         """Store a post and return the moment of it, once it is committed.
 
         Raises RateLimited when its producer has too much waiting, Unavailable when nothing was accepted (or, saying so,
-        when that can't be known), KeyTaken when its Idempotency-Key is another request's or was answered already,
+        when that can't be known), KeyTaken when one of its idempotency keys is another request's or was answered already,
         Poisoned when PostgreSQL refuses the data.
         """
         lane = self.bulk if post.recipients > BULK_RECIPIENTS else self.single
@@ -122,7 +123,7 @@ class Sends:
 
     async def _deposit(self, posts: Sequence[Post]) -> Sequence[datetime]:
         notifications = [notification for post in posts for notification in post.notifications]
-        claims = [(place, post, post.claim) for place, post in enumerate(posts) if post.claim is not None]
+        claims = [(place, post, claim) for place, post in enumerate(posts) for claim in post.claims]
         firsts = list(accumulate((len(post.notifications) for post in posts), initial=1))
         batch = mint_id()
         try:
@@ -145,8 +146,8 @@ class Sends:
                 self._max_pending,
                 [claim.key for _, _, claim in claims],
                 [claim.digest for _, _, claim in claims],
-                [firsts[place] for place, _, _ in claims],
-                [len(post.notifications) for _, post, _ in claims],
+                [firsts[place] + (claim.place or 0) for place, _, claim in claims],
+                [len(post.notifications) if claim.place is None else 1 for _, post, claim in claims],
             )
         except KeyTaken as error:
             raise Rejected(claims[error.claim][0], error) from None

@@ -1,7 +1,7 @@
 -- name: list_inbox
 -- A user's notifications before a seq, newest first; with $4 only those unread. What is over is left out. Primary key of entry,
 -- walked backwards, for unread ones down to the read mark; endings and marks by primary key.
-SELECT e.seq, n.id, n.type, n.data, n.codec, n.producer, n.created_at, n.expires_at, notify.read_at(e.user_id, e.seq) AS read_at
+SELECT e.seq, n.id, n.type, n.data, n.codec, n.producer, n.context, n.created_at, n.expires_at, notify.read_at(e.user_id, e.seq) AS read_at
 FROM notify.entry AS e JOIN notify.notification AS n ON n.id = e.notification_id
 WHERE e.user_id = $1 AND e.seq < $2 AND e.kind = 1 AND n.expires_at > clock_timestamp()
   AND NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = e.user_id AND x.seq = e.seq)

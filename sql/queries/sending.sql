@@ -12,7 +12,7 @@ SELECT notify.grab($1)
 
 -- name: find_notification
 -- One notification, as its producer may see it. Primary key.
-SELECT n.id, n.type, n.data, n.codec, n.recipients, n.created_at, n.expires_at, n.collapse_key, n.producer, o.due_at
+SELECT n.id, n.type, n.data, n.codec, n.recipients, n.created_at, n.expires_at, n.collapse_key, n.producer, n.context, o.due_at
 FROM notify.notification AS n LEFT JOIN notify.outbox AS o ON o.id = n.id
 WHERE n.id = $1 AND ($2::text IS NULL OR n.producer = $2)
 
@@ -20,10 +20,10 @@ WHERE n.id = $1 AND ($2::text IS NULL OR n.producer = $2)
 -- Withdraws a notification of a producer; NULL when there is no such one. entry_notification; see the function.
 SELECT notify.cancel($1, $2)
 
--- name: find_answer
--- The answer that a request with this Idempotency-Key got. Primary key.
-SELECT k.digest, k.ids, k.recipients, k.created_at FROM notify.idempotency AS k
-WHERE k.producer = $1 AND k.key = $2 AND k.created_at > now() - interval '24 hours'
+-- name: find_answers
+-- The answers that requests with these idempotency keys got. Primary key.
+SELECT k.key, k.digest, k.ids, k.recipients, k.created_at FROM notify.idempotency AS k
+WHERE k.producer = $1 AND k.key = ANY ($2::text[]) AND k.created_at > now() - interval '24 hours'
 
 -- name: broadcast
 -- Hands messages that are never stored to every node. No table.

@@ -187,11 +187,19 @@ def test_every_refusal_is_a_problem(document: Document) -> None:
                 assert slugs[response["$ref"].rpartition("/")[2]] == status, name
 
 
-@pytest.mark.parametrize("path", ["/v1/notifications", "/v1/notifications/batch"])
-def test_the_sending_paths_publish_keys_media_types_and_the_place(document: Document, path: str) -> None:
+EVENT = "application/cloudevents+json"
+EVENTS = "application/cloudevents-batch+json"
+
+
+@pytest.mark.parametrize(
+    ("path", "events"), [("/v1/notifications", {EVENT, EVENTS}), ("/v1/notifications/batch", {EVENTS})]
+)
+def test_the_sending_paths_publish_keys_media_types_and_the_place(
+    document: Document, path: str, events: set[str]
+) -> None:
     operation = document["paths"][path]["post"]
-    assert set(operation["requestBody"]["content"]) == {"application/json", "application/msgpack"}
-    assert [parameter["name"] for parameter in operation["parameters"]] == ["Idempotency-Key"]
+    assert set(operation["requestBody"]["content"]) == {"application/json", "application/msgpack"} | events
+    assert [parameter["name"] for parameter in operation["parameters"]] == ["Idempotency-Key", "traceparent"]
     assert {"201", "202", "409", "422", "429"} <= set(operation["responses"])
     assert "Idempotent-Replayed" in operation["responses"]["201"]["headers"]
     assert ("Location" in operation["responses"]["201"]["headers"]) == path.endswith("notifications")

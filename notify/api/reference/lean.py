@@ -6,7 +6,8 @@ Their bodies and answers are the structs that producers.py reads and writes; a t
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from notify.api.described import JSON, MSGPACK, Answer, Description
+from notify.api.described import JSON, MSGPACK, Answer, Body, Description
+from notify.api.events import MEDIA_EVENT, MEDIA_EVENTS, EventRequest
 from notify.api.producers import PATH_BATCH, PATH_SEND, BatchSent, Sent
 from notify.api.reference.parameters import RESUMING
 from notify.api.requests import BatchRequest, SendRequest
@@ -19,11 +20,24 @@ EXAMPLE_EPOCH = "5d1f0c9a7be34421"
 EXAMPLE_TIME = "2026-01-08T09:30:00Z"
 EXAMPLE_SEND = {"to": "alice", "type": "order.shipped", "data": {"order": 7}}
 
+EXAMPLE_EVENT = {
+    "specversion": "1.0",
+    "id": "A234-1234",
+    "source": "/shops/7/orders",
+    "type": "order.shipped",
+    "subject": "alice",
+    "data": {"order": 7},
+}
+ONE_EVENT = {MEDIA_EVENT: Body(EventRequest, EXAMPLE_EVENT)}
+SEVERAL_EVENTS = {MEDIA_EVENTS: Body(list[EventRequest], [EXAMPLE_EVENT])}
+
 MAX_BATCH: int = Settings.model_fields["max_batch"].default
 
 KEY_HEADER = {
     "Idempotency-Key": "At most 255 characters, kept for 24 hours. The same key and body give the first answer again; "
-    "another body is a 422; a key still in flight is a 409. Keys belong to the app that sent them."
+    "another body is a 422; a key still in flight is a 409. Keys belong to the app that sent them. Not looked at beside an "
+    "event, whose `source` and `id` are its key.",
+    "traceparent": "The trace this belongs to (W3C Trace Context): carried to the frames; ignored where it is not valid.",
 }
 REPLAYED_HEADER = {"Idempotent-Replayed": "`true` when this is an earlier answer given again."}
 
@@ -49,11 +63,15 @@ LEAN_ROUTES = (
         "Send a notification",
         "Answered after the commit: what got a 201 is stored and is delivered live, or when the user is back.\n\n"
         "Bytes in the `data` of a MessagePack body stay bytes for MessagePack clients and read "
-        '`{"$bytes": "<base64>"}` in JSON.',
+        '`{"$bytes": "<base64>"}` in JSON.\n\n'
+        "CloudEvents 1.0 are taken as they are, one, several (answered as a batch is), or one in `ce-` headers with its data "
+        "as the body. `subject` is the recipient; `source` and `id` are the idempotency key: the same event again is "
+        "answered as it was first, another `subject`, `type` or `data` under them is a 422.",
         Description(
             takes=SendRequest,
             media=(JSON, MSGPACK),
             example=EXAMPLE_SEND,
+            besides=ONE_EVENT | SEVERAL_EVENTS,
             headers=KEY_HEADER,
             answers={
                 201: Answer(
@@ -78,6 +96,7 @@ LEAN_ROUTES = (
             takes=BatchRequest,
             media=(JSON, MSGPACK),
             example={"notifications": [EXAMPLE_SEND, {"to": ["bob", "carol"], "type": "news"}]},
+            besides=SEVERAL_EVENTS,
             headers=KEY_HEADER,
             answers={
                 201: Answer(

@@ -158,6 +158,7 @@ def handler_structs(handler: HTTPRouteHandler) -> list[type[msgspec.Struct]]:
 def described_structs(description: Description) -> list[type[msgspec.Struct]]:
     """Return the structs that a description names."""
     taken = [description.takes] if description.takes else []
+    taken += [struct for body in description.besides.values() for struct in find_structs(body.kind)]
     return taken + [struct for answer in description.answers.values() for struct in find_structs(answer.body)]
 
 
@@ -212,6 +213,9 @@ def build_body(description: Description) -> Document:
     shown: Document = {"example": description.example} if description.example is not None else {}
     # A MessagePack body has the same shape; its example would be bytes.
     content = {media: {"schema": schema, **(shown if media.endswith("json") else {})} for media in description.media}
+    content |= {
+        media: {"schema": refer(body.kind), "example": body.example} for media, body in description.besides.items()
+    }
     return {"required": True, "content": content}
 
 
