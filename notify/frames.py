@@ -169,9 +169,18 @@ class FrameError(NotifyError):
 
 
 class WireCodec(Protocol):
-    """One of the two encodings of the frames. Text frames are str, binary frames bytes."""
+    """One of the encodings of the frames. Text frames are str, binary frames bytes."""
 
     subprotocol: ClassVar[str]
+
+    @property
+    def shared_as(self) -> str:
+        """Which codecs encode alike: one that does so for a user alone has a name of its own."""
+        return self.subprotocol
+
+    def of(self, user: str) -> "WireCodec":  # noqa: ARG002 - for codecs that tell of the user
+        """Return the codec for a session of this user."""
+        return self
 
     def encode(self, frame: ServerFrame) -> str | bytes:
         """Return the frame as it goes on the wire."""
@@ -185,8 +194,16 @@ class WireCodec(Protocol):
         """Return stored data in this encoding."""
         ...
 
+    def encode_entry(self, entry: Entry) -> str | bytes:
+        """Return a live entry as it goes on the wire."""
+        return self.encode(frame_entry(entry, self))
 
-class JsonCodec:
+    def encode_momentary(self, message: Momentary) -> str | bytes:
+        """Return a message that is not stored as it goes on the wire."""
+        return self.encode(frame_momentary(message, self))
+
+
+class JsonCodec(WireCodec):
     """`notify.v1`: JSON in text frames."""
 
     subprotocol: ClassVar[str] = SUBPROTOCOL_JSON
@@ -211,7 +228,7 @@ class JsonCodec:
         return Raw(data if codec is Codec.JSON else transcode_to_json(msgspec.msgpack.decode(data)))
 
 
-class MsgpackCodec:
+class MsgpackCodec(WireCodec):
     """`notify.v1.msgpack`: the same frames as MessagePack in binary frames."""
 
     subprotocol: ClassVar[str] = SUBPROTOCOL_MSGPACK
@@ -248,7 +265,7 @@ def explain(error: Exception, decode: Callable[[], object]) -> NotifyError:
 
 
 CODECS: dict[str, WireCodec] = {SUBPROTOCOL_JSON: JsonCodec(), SUBPROTOCOL_MSGPACK: MsgpackCodec()}
-"""The subprotocols there are, in the service's order of preference."""
+"""The subprotocols whose messages are the frames themselves; events.py has the one that wraps them."""
 
 
 def write_time(moment: datetime) -> str:
@@ -290,6 +307,19 @@ def add_context(frame: NotificationFrame, text: str) -> NotificationFrame:
     )
 
 
+def frame_momentary(message: Momentary, codec: WireCodec) -> NotificationFrame:
+    """Turn a message that is not stored into its frame."""
+    frame = NotificationFrame(
+        seq=UNSET,
+        id=message.id,
+        type=message.type,
+        data=codec.payload(message.payload, message.codec),
+        source=message.producer,
+        created_at=write_time(message.created_at),
+    )
+    return frame if message.context is None else add_context(frame, message.context)
+
+
 class MomentaryFrames:
     """A message that is not stored, as a frame: encoded once a codec, however many sessions get it."""
 
@@ -299,18 +329,7 @@ class MomentaryFrames:
 
     def encode(self, codec: WireCodec) -> str | bytes:
         """Return the frame in this encoding."""
-        if (known := self._encoded.get(codec.subprotocol)) is not None:
+        if (known := self._encoded.get(codec.shared_as)) is not None:
             return known
-        message = self._message
-        frame = NotificationFrame(
-            seq=UNSET,
-            id=message.id,
-            type=message.type,
-            data=codec.payload(message.payload, message.codec),
-            source=message.producer,
-            created_at=write_time(message.created_at),
-        )
-        if message.context is not None:
-            frame = add_context(frame, message.context)
-        encoded = self._encoded[codec.subprotocol] = codec.encode(frame)
+        encoded = self._encoded[codec.shared_as] = codec.encode_momentary(self._message)
         return encoded

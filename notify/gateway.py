@@ -19,7 +19,8 @@ import structlog
 from notify import metrics
 from notify.auth import Authenticator, Identity, Scope
 from notify.errors import Close, InvalidToken, SessionClosed
-from notify.frames import CODECS, SUBPROTOCOL_JSON, Auth, FrameError, WireCodec
+from notify.events import WIRES
+from notify.frames import SUBPROTOCOL_JSON, Auth, FrameError, WireCodec
 from notify.hub import Hub
 from notify.ids import mint_id
 from notify.model import is_identifier
@@ -118,7 +119,9 @@ class Gateway:
             return
         headers = read_headers(scope)
         offered: Sequence[str] = scope.get("subprotocols", ())
-        chosen = next((name for name in CODECS if name in offered), None)
+        chosen = next(
+            (name for name in offered if name in WIRES), None
+        )  # in the client's order (RFC 6455, section 1.9)
         await send({"type": "websocket.accept", "subprotocol": chosen, "headers": []})
         socket = WebSocket(scope, receive, send)
         session_id = mint_id()
@@ -127,12 +130,12 @@ class Gateway:
             device, resume, auto_ack = read_query(parse_query(scope["query_string"]))
             if not self._origins.admits(headers.get("origin"), headers.get("host", "")):
                 raise SessionClosed(Close.FORBIDDEN, "this origin may not connect; see NOTIFY_ALLOWED_ORIGINS")
-            codec = CODECS[chosen or SUBPROTOCOL_JSON]
+            codec = WIRES[chosen or SUBPROTOCOL_JSON]
             identity = await self._identify(socket, headers, offered, codec)
             session = Session(
                 session_id,
                 socket,
-                codec,
+                codec.of(identity.subject),
                 identity,
                 device,
                 store=self._store,

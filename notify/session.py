@@ -43,7 +43,6 @@ from notify.frames import (
     Truncated,
     Welcome,
     WireCodec,
-    frame_entry,
 )
 from notify.hub import Hub, Offer
 from notify.model import Entry, Kind, Page
@@ -495,7 +494,7 @@ class Session:
             await self._write_answers()
             if entry.live:
                 try:
-                    message = self._codec.encode(frame_entry(entry, self._codec))
+                    message = self._codec.encode_entry(entry)
                 except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                     metrics.UNREADABLE.inc()
                     log.error(  # noqa: TRY400 - its traceback could hold the payload

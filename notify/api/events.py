@@ -32,6 +32,7 @@ from notify.api.requests import (
 )
 from notify.context import Context, read_traceparent, write_context
 from notify.errors import FieldError, InvalidRequest, TooLarge
+from notify.events import SOURCE
 from notify.model import ID_LENGTH, Codec
 
 MEDIA_EVENT = "application/cloudevents+json"
@@ -296,6 +297,8 @@ def find_faults(attributes: Attributes, pointer: str) -> Sequence[FieldError]:
     source, schema, media = (attributes.get(name) for name in ("source", "dataschema", "datacontenttype"))
     if isinstance(source, str) and source and not is_reference(source):
         found.append(FieldError(f"{pointer}/source", "must be a URI-reference"))
+    elif source == SOURCE:
+        found.append(FieldError(f"{pointer}/source", "is the service's own"))
     if isinstance(schema, str) and not (is_reference(schema) and _SCHEME.match(schema)):
         found.append(FieldError(f"{pointer}/dataschema", "must be a URI"))
     if isinstance(media, str) and not _MEDIA.fullmatch(media):

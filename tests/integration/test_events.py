@@ -159,6 +159,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"source": "not a reference"}, "/source"),
     ({"source": "http://[half"}, "/source"),
     ({"source": "/100%"}, "/source"),
+    ({"source": "/v1/ws"}, "/source"),
     ({"type": ""}, "/type"),
     ({"type": "x" * 129}, "/type"),
     ({"subject": None}, "/subject"),

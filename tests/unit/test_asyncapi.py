@@ -11,6 +11,7 @@ from notify.api.reference.examples import CLIENT_EXAMPLES, SERVER_EXAMPLES
 from notify.api.reference.socket import CLIENT_FRAMES, CLOSES, PATH_SOCKET, SERVER_FRAMES, build_asyncapi
 from notify.app import PATH_SOCKET as SERVED_SOCKET
 from notify.errors import Close
+from notify.events import WIRES
 from notify.frames import CODECS, SUBPROTOCOL_JSON
 
 Document = dict[str, Any]
@@ -84,4 +85,4 @@ def test_every_close_code_says_what_the_client_does(live: Document) -> None:
 def test_the_socket_is_where_it_is_served(live: Document) -> None:
     assert live["channels"]["socket"]["address"] == PATH_SOCKET == SERVED_SOCKET
     names = [each["name"] for each in live["channels"]["socket"]["x-subprotocols"]]
-    assert names[: len(CODECS)] == list(CODECS)
+    assert names[: len(WIRES)] == list(WIRES)

@@ -11,6 +11,7 @@ from notify.api.reference.examples import CLIENT_EXAMPLES, SERVER_EXAMPLES, show
 from notify.api.reference.parameters import RESUMING
 from notify.api.reference.schemas import generate
 from notify.errors import Close
+from notify.events import SUBPROTOCOL_EVENTS
 from notify.frames import SUBPROTOCOL_JSON, SUBPROTOCOL_MSGPACK, ClientFrame, Frame, ServerFrame
 from notify.gateway import BEARER_SUBPROTOCOL
 
@@ -38,6 +39,10 @@ or 4400, so that a browser can see why. A process that is full or leaving answer
 SUBPROTOCOLS = {
     SUBPROTOCOL_JSON: "JSON in text frames; also what a client gets that offers none.",
     SUBPROTOCOL_MSGPACK: "The same frames as MessagePack in binary frames.",
+    SUBPROTOCOL_EVENTS: "Each frame as a CloudEvent 1.0 in a text frame: a notification as the event that it came as, or one "
+    "made of it, with `subject` the user; any other frame as the `data` of an event `notify.OP` of source `/v1/ws`. The "
+    "attribute `seq` is what to acknowledge; `notificationid` is the `id` here, where the event has its own. A client sends "
+    "the frames of `notify.v1`, or events `notify.OP` with the rest of the frame as `data`.",
     f"{BEARER_SUBPROTOCOL}<JWT>": f"Credentials, from a browser. Never echoed: offer `{SUBPROTOCOL_JSON}` beside it.",
 }
 """What a client may offer."""
