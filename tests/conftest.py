@@ -16,6 +16,7 @@ import pytest
 
 from notify.embedded import EmbeddedPostgres
 from notify.migrate import migrate
+from tests.places import choose_place
 
 TEMPLATE = "template_notify"
 NUMBERS = itertools.count(1)
@@ -42,8 +43,7 @@ async def migrate_database(url: str) -> None:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
     """Run a PostgreSQL of the session's own."""
-    # Not under tmp_path: a unix socket's path has at most 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="notify-", dir="/tmp", ignore_cleanup_errors=True) as directory:
+    with tempfile.TemporaryDirectory(prefix="notify-", dir=choose_place(), ignore_cleanup_errors=True) as directory:
         server = EmbeddedPostgres(Path(directory), settings=THROW_AWAY)
         server.start()
         try:

@@ -16,6 +16,7 @@ from notify.model import Notification
 from notify.settings import Settings
 from notify.store import Store
 from notify.store.sends import Post
+from tests.places import choose_place
 from tests.service import until
 
 ROOM = 1_000
@@ -173,7 +174,7 @@ class SwallowingProxy:
 async def swallowing_proxy(database_url: str) -> AsyncIterator[SwallowingProxy]:
     parts = urlsplit(database_url)
     directory = Path(parse_qs(parts.query)["host"][0])
-    with TemporaryDirectory(prefix="notify-", dir="/tmp") as name:
+    with TemporaryDirectory(prefix="notify-", dir=choose_place()) as name:
         place = Path(name)
         proxy = SwallowingProxy(directory / ".s.PGSQL.5432")
         server = await asyncio.start_unix_server(proxy.serve, place / ".s.PGSQL.5432")

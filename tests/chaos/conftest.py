@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.cluster import Cluster
+from tests.places import choose_place
 
 
 @pytest.fixture
 async def cluster() -> AsyncIterator[Cluster]:
-    with tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp", ignore_cleanup_errors=True) as directory:
+    with tempfile.TemporaryDirectory(prefix="chaos-", dir=choose_place(), ignore_cleanup_errors=True) as directory:
         async with Cluster(Path(directory)) as cluster:
             yield cluster

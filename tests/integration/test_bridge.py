@@ -13,6 +13,7 @@ import pytest
 
 from notify import app, bridge
 from notify.bridge import Bridge
+from tests.places import choose_place
 from tests.service import Service, until
 
 
@@ -311,7 +312,7 @@ class BlackHole:
 async def black_hole(database_url: str) -> AsyncIterator[BlackHole]:
     parts = urlsplit(database_url)
     target = Path(parse_qs(parts.query)["host"][0]) / ".s.PGSQL.5432"
-    with TemporaryDirectory(prefix="notify-", dir="/tmp") as place:
+    with TemporaryDirectory(prefix="notify-", dir=choose_place()) as place:
         hole = BlackHole(target, urlunsplit(parts._replace(query=f"host={place}")))
         server = await asyncio.start_unix_server(hole.serve, Path(place) / ".s.PGSQL.5432")
         try:

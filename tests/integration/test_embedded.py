@@ -17,6 +17,7 @@ import pytest
 
 from notify.embedded import SYSTEM_USER, EmbeddedPostgres, find_binaries, open_the_way
 from notify.errors import ConfigurationError
+from tests.places import choose_place
 
 QUICK = {"fsync": "off", "synchronous_commit": "off", "shared_buffers": "16MB", "max_connections": "20"}
 
@@ -37,8 +38,7 @@ Make = Callable[[str], EmbeddedPostgres]
 def make() -> Iterator[Make]:
     """Make servers in directories of the test's own; whatever still runs is stopped."""
     made: list[EmbeddedPostgres] = []
-    # Not under tmp_path: a unix socket's path has at most 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="notify-", dir="/tmp", ignore_cleanup_errors=True) as directory:
+    with tempfile.TemporaryDirectory(prefix="notify-", dir=choose_place(), ignore_cleanup_errors=True) as directory:
 
         def make_one(name: str = "data") -> EmbeddedPostgres:
             made.append(EmbeddedPostgres(Path(directory) / name, settings=QUICK))

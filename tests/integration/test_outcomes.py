@@ -67,7 +67,8 @@ async def test_a_batch_given_up_can_never_be_stored_later(store: Store, connecti
     batch, first = mint_id(), mint_id()
     assert await store.database.value("settle", batch, first) is None
     arguments: list[Any] = [
-        batch, [first], ["shop"], ["t"], [b"1"], [0], [1], [60], [None], [None], [1], ["ann"], 100, [], [], [], [],
+        batch, [first], ["shop"], ["t"], [b"1"], [0], [1], [60], [None], [None], [None], [None], [1], ["ann"], 100,
+        [], [], [], [],
     ]  # fmt: skip
     with pytest.raises(NotifyError, match="NT001"):
         await store.database.value("deposit", *arguments)
