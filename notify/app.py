@@ -42,6 +42,7 @@ from notify.api.stream import PATH_STREAM, Streaming
 from notify.api.topics import list_subscribers, subscribe, unsubscribe
 from notify.auth import Authenticator
 from notify.bridge import Bridge
+from notify.caller import Caller
 from notify.console.rendering import build_templates
 from notify.console.routes import console_router
 from notify.demo.routes import demo_router
@@ -55,6 +56,7 @@ from notify.migrate import require_current
 from notify.momentary import Assembler
 from notify.orders import Orders
 from notify.origins import OriginPolicy
+from notify.outbound import Outbound
 from notify.roster import Roster
 from notify.settings import Settings
 from notify.store import Store
@@ -230,6 +232,7 @@ class Application:
     async def _live(self, _app: Litestar) -> AsyncGenerator[None, None]:
         """Start everything, in the order of its dependencies; stop it in reverse."""
         authenticator = Authenticator.from_settings(self.settings)
+        outbound = Outbound(allow_private=self.settings.webhook_allow_private)
         store = await Store.connect(self.settings)
         try:
             await store.database.use(require_current)
@@ -250,10 +253,12 @@ class Application:
                 catch_up=lambda: self._catch_up(store, orders),
             )
             roster = Roster(self.node, self.hub, store, bridge)
-            services = Services(self.settings, authenticator, self.hub, store, roster, orders)
+            services = Services(self.settings, authenticator, self.hub, store, roster, orders, outbound)
             janitor = Janitor(store)
+            caller = Caller(store, outbound)
             works: dict[str, Callable[[], Awaitable[None]]] = {
                 "janitor": janitor.run,
+                "caller": caller.run,
                 "bridge": bridge.run,
                 "tick": lambda: self._tick(orders),
                 "sweep": lambda: self._sweep(store, orders),
@@ -272,6 +277,7 @@ class Application:
                 await asyncio.gather(*tasks, return_exceptions=True)
         finally:
             self._running = None
+            await outbound.close()
             await store.close()
             await authenticator.close()
             log.info("node.stopped", node=str(self.node))

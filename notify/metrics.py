@@ -50,6 +50,18 @@ BRIDGE_RECONNECTS = Counter("notify_bridge_reconnects", "Times the LISTEN link h
 OLDEST_TRANSACTION = Gauge(
     "notify_oldest_transaction_seconds", "Age of the oldest transaction left open: what it sent waits for its commit."
 )
+DEADLINES = Counter(
+    "notify_deadlines_passed",
+    "Notifications whose `undelivered_after` passed: called, settled, unwanted (no webhook) or dropped (too many wait).",
+    ["result"],
+)
+WEBHOOK_CALLS = Counter(
+    "notify_webhook_calls", "Attempts at webhooks: taken (2xx), refused, unreachable or forbidden.", ["result"]
+)
+WEBHOOK_GIVEN_UP = Counter(
+    "notify_webhook_calls_given_up", "Calls that nobody took for a day, or whose receiver is gone."
+)
+WAITING_CALLS = Gauge("notify_webhook_calls_waiting", "Calls not taken yet, of all apps; every process says the same.")
 
 
 def render() -> tuple[bytes, str]:

@@ -43,10 +43,14 @@ class Reply:
 
 
 class Receiver:
-    """Takes requests and answers each with the next of `replies`, then with `reply`. `trust` accepts its certificate."""
+    """Takes requests and answers each with the next of `replies`, then with `reply`. `trust` accepts its certificate.
 
-    def __init__(self, name: str = NAME) -> None:
+    `plain` speaks http, at its address: for a service that reaches it by itself.
+    """
+
+    def __init__(self, name: str = NAME, *, plain: bool = False) -> None:
         self.name = name
+        self.plain = plain
         self.reply = Reply()
         self.replies: list[Reply] = []
         self.requests: asyncio.Queue[Received] = asyncio.Queue()
@@ -58,10 +62,10 @@ class Receiver:
 
     @property
     def url(self) -> str:
-        return f"https://{self.name}:{self.port}"
+        return f"http://127.0.0.1:{self.port}" if self.plain else f"https://{self.name}:{self.port}"
 
     async def __aenter__(self) -> Self:
-        context = self._make_context()
+        context = None if self.plain else self._make_context()
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=context)
         self.port = self._server.sockets[0].getsockname()[1]
         return self

@@ -77,6 +77,7 @@ class SentNotification(msgspec.Struct, frozen=True):
     expires_at: datetime
     deliver_at: datetime | None
     collapse_key: str | None
+    undelivered_at: datetime | None
     counts: dict[str, int]
 
 
@@ -305,6 +306,7 @@ async def get_notification(
         expires_at=found.expires_at,
         deliver_at=found.deliver_at,
         collapse_key=found.collapse_key,
+        undelivered_at=found.undelivered_at,
         counts=await services.store.notifications.count(found.id),
     )
 

@@ -21,6 +21,9 @@ MAX_COLLAPSE_KEY = 64
 MAX_TTL = 2_419_200
 """Seconds: 28 days, the longest that a notification waits, and the default."""
 
+SHORTEST_PATIENCE, LONGEST_PATIENCE = 10, 604_800
+"""Seconds after which an app can be told who still has not got it: up to a week."""
+
 MAX_DELAY = timedelta(days=30)
 """How far ahead `deliver_at` may lie."""
 
@@ -54,6 +57,14 @@ CollapseKey = Annotated[
 ]
 Ttl = Annotated[int, Meta(ge=0, le=MAX_TTL, description="Seconds from when it may be delivered.")]
 DeliverAt = Annotated[datetime, Meta(tz=True, description="Not before this time; at most 30 days ahead.")]
+UndeliveredAfter = Annotated[
+    int,
+    Meta(
+        ge=SHORTEST_PATIENCE,
+        le=LONGEST_PATIENCE,
+        description="Seconds from when it may be delivered; if it is pending with anybody then, the app's webhook is called.",
+    ),
+]
 
 
 TopicName = Annotated[
@@ -78,6 +89,7 @@ class SendRequest(msgspec.Struct, forbid_unknown_fields=True):
     ttl: Ttl = MAX_TTL
     collapse_key: CollapseKey | UnsetType = UNSET
     deliver_at: DeliverAt | UnsetType = UNSET
+    undelivered_after: UndeliveredAfter | UnsetType = UNSET
 
 
 def check_recipients(value: object, pointer: str) -> list[FieldError]:
@@ -104,6 +116,8 @@ def check_together(names: Collection[str], ttl: object, pointer: str) -> list[Fi
             found.append(FieldError(f"{pointer}/collapse_key", "can't go together with `ttl: 0`: nothing waits"))
         if "deliver_at" in names:
             found.append(FieldError(f"{pointer}/deliver_at", "can't go together with `ttl: 0`: it is now or never"))
+        if "undelivered_after" in names:
+            found.append(FieldError(f"{pointer}/undelivered_after", "can't go together with `ttl: 0`: nothing waits"))
     return found
 
 
@@ -207,6 +221,7 @@ class Checker:
             deliver_at=None if request.deliver_at is UNSET or late else request.deliver_at.astimezone(UTC),
             collapse_key=None if request.collapse_key is UNSET else request.collapse_key,
             context=context,
+            undelivered_after=None if request.undelivered_after is UNSET else request.undelivered_after,
         )
 
     def finish(self) -> None:
@@ -234,4 +249,5 @@ class Checker:
 
 def name_given(request: SendRequest) -> list[str]:
     """Return which of the fields that may be left out a request has."""
-    return [name for name in ("to", "topic", "collapse_key", "deliver_at") if getattr(request, name) is not UNSET]
+    optional = ("to", "topic", "collapse_key", "deliver_at", "undelivered_after")
+    return [name for name in optional if getattr(request, name) is not UNSET]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from notify.auth import Authenticator
 from notify.hub import Hub
 from notify.orders import Orders
+from notify.outbound import Outbound
 from notify.roster import Roster
 from notify.settings import Settings
 from notify.store import Store
@@ -20,3 +21,4 @@ class Services:
     store: Store
     roster: Roster
     orders: Orders
+    outbound: Outbound

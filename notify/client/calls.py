@@ -94,6 +94,7 @@ def write_notification(  # noqa: PLR0913 - one argument a field of the contract
     ttl: int | None = None,
     collapse_key: str | None = None,
     deliver_at: datetime | str | None = None,
+    undelivered_after: int | None = None,
     topic: str | None = None,
 ) -> dict[str, Any]:
     """Return a notification as the service takes it; what is None stays away. Raises BadData."""
@@ -109,6 +110,7 @@ def write_notification(  # noqa: PLR0913 - one argument a field of the contract
         "ttl": ttl,
         "collapse_key": collapse_key,
         "deliver_at": deliver_at,
+        "undelivered_after": undelivered_after,
     }
     return {name: value for name, value in fields.items() if value is not None}
 

@@ -65,18 +65,27 @@ class AsyncClient:
         ttl: int | None = None,
         collapse_key: str | None = None,
         deliver_at: datetime | str | None = None,
+        undelivered_after: int | None = None,
         topic: str | None = None,
         idempotency_key: str | None = None,
     ) -> Sent:
         """Send one notification; returns once it is stored.
 
         `to` is a user or several; None with a `topic`. `data` is anything JSON can hold, or bytes. `ttl` in seconds
-        (0: whoever is connected now, or nobody). Calls with the same `idempotency_key` and content count as one, for
-        24 hours; by default each call has a key of its own.
+        (0: whoever is connected now, or nobody). The app's webhook is told who has not got it after `undelivered_after`
+        seconds. Calls with the same `idempotency_key` and content count as one, for 24 hours; by default each call has a
+        key of its own.
         Raises BadData, Refused, and Unreachable after half a minute of trying.
         """
         item = write_notification(
-            to, type, data, ttl=ttl, collapse_key=collapse_key, deliver_at=deliver_at, topic=topic
+            to,
+            type,
+            data,
+            ttl=ttl,
+            collapse_key=collapse_key,
+            deliver_at=deliver_at,
+            undelivered_after=undelivered_after,
+            topic=topic,
         )
         return read_answer(await self._post(write_call(item, idempotency_key)), Sent)
 
@@ -133,12 +142,20 @@ class Client:
         ttl: int | None = None,
         collapse_key: str | None = None,
         deliver_at: datetime | str | None = None,
+        undelivered_after: int | None = None,
         topic: str | None = None,
         idempotency_key: str | None = None,
     ) -> Sent:
         """Send one notification; see AsyncClient.send."""
         item = write_notification(
-            to, type, data, ttl=ttl, collapse_key=collapse_key, deliver_at=deliver_at, topic=topic
+            to,
+            type,
+            data,
+            ttl=ttl,
+            collapse_key=collapse_key,
+            deliver_at=deliver_at,
+            undelivered_after=undelivered_after,
+            topic=topic,
         )
         return read_answer(self._post(write_call(item, idempotency_key)), Sent)
 

@@ -19,7 +19,7 @@ STATUSES = ("scheduled", "pending", "delivered", "read", "expired", "cancelled",
 
 
 class StoredNotification(msgspec.Struct, frozen=True):
-    """A notification as it is kept."""
+    """A notification as it is kept. `undelivered_at`: when its app is told who has not got it; None once that is over."""
 
     id: UUID
     producer: str
@@ -32,6 +32,7 @@ class StoredNotification(msgspec.Struct, frozen=True):
     deliver_at: datetime | None
     collapse_key: str | None
     context: str | None
+    undelivered_at: datetime | None = None
 
     @property
     def source(self) -> str:
@@ -87,6 +88,7 @@ class Notifications:
             deliver_at=row["due_at"],
             collapse_key=row["collapse_key"],
             context=row["context"],
+            undelivered_at=row["undelivered_at"],
         )
 
     async def count(self, notification: UUID) -> dict[str, int]:

@@ -20,6 +20,7 @@ from notify.store.retention import Retention
 from notify.store.sends import Sends
 from notify.store.sessions import Sessions
 from notify.store.topics import Topics
+from notify.store.webhooks import Webhooks
 
 
 class Store:
@@ -40,6 +41,7 @@ class Store:
         self.sessions = Sessions(database, max_sessions=settings.max_sessions)
         self.denials = Denials(database)
         self.audit = Audit(database)
+        self.webhooks = Webhooks(database)
         self.activity = Activity()
         self.activity_log = ActivityLog(database)
 

@@ -11,9 +11,13 @@ SELECT notify.settle($1, $2)
 SELECT notify.grab($1)
 
 -- name: find_notification
--- One notification, as its producer may see it. Primary key.
-SELECT n.id, n.type, n.data, n.codec, n.recipients, n.created_at, n.expires_at, n.collapse_key, n.producer, n.context, o.due_at
-FROM notify.notification AS n LEFT JOIN notify.outbox AS o ON o.id = n.id
+-- One notification, as its producer may see it. Primary keys.
+SELECT n.id, n.type, n.data, n.codec, n.recipients, n.created_at, n.expires_at, n.collapse_key, n.producer, n.context,
+       o.due_at, COALESCE(d.due_at, c.due_at) AS undelivered_at
+FROM notify.notification AS n
+LEFT JOIN notify.outbox AS o ON o.id = n.id
+LEFT JOIN notify.deadline AS d ON d.id = n.id
+LEFT JOIN notify.webhook_call AS c ON c.id = n.id
 WHERE n.id = $1 AND ($2::text IS NULL OR n.producer = $2)
 
 -- name: cancel

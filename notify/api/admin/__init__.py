@@ -7,6 +7,7 @@ from notify.api.admin.access import allow_denied, deny, list_denylist
 from notify.api.admin.cluster import close_session, disconnect_user, list_audit, list_nodes, list_sessions
 from notify.api.admin.overview import get_overview
 from notify.api.admin.queues import erase_user, get_queue, list_queues, purge_queue, replay_queue
+from notify.api.admin.webhooks import get_webhook, list_webhooks, remove_webhook, set_webhook
 
 HANDLERS = (
     get_overview,
@@ -23,5 +24,9 @@ HANDLERS = (
     allow_denied,
     list_nodes,
     list_audit,
+    list_webhooks,
+    get_webhook,
+    set_webhook,
+    remove_webhook,
 )
 """Every handler of /v1/admin that is put together here."""
