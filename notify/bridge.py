@@ -41,6 +41,16 @@ CONNECT_SECONDS = 5.0
 BACKOFF_SECONDS = (0.1, 3.0)
 """First and longest pause between two attempts, before jitter."""
 
+FAILURES = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a beat after PostgreSQL said that it ends the link, before it is closed
+    NotifyError,
+)
+"""What ends a link; it is made again."""
+
 Handler = Callable[[str], None]
 
 
@@ -74,7 +84,7 @@ class Bridge:
         while True:
             try:
                 await self._listen_once()
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, NotifyError) as error:
+            except FAILURES as error:
                 log.warning("bridge.failed", reason=f"{type(error).__name__}: {error}")
             finally:
                 if self.listening.is_set():

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+import structlog
 
 from notify.embedded import EmbeddedPostgres
 from notify.migrate import migrate
@@ -20,6 +21,14 @@ from tests.places import choose_place
 
 TEMPLATE = "template_notify"
 NUMBERS = itertools.count(1)
+
+# Unless asked otherwise structlog draws a traceback with everything in it, which holds the event loop up for a second.
+structlog.configure(
+    processors=[
+        structlog.processors.add_log_level,
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 # A throw-away server: what a crash would lose is of no use to anyone.
 THROW_AWAY = {

@@ -51,6 +51,10 @@ KEY_IN_FLIGHT = "NT409"
 KEY_USED = "NT422"
 """The codes with which notify.deposit names a key that is taken."""
 
+BROKEN = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+"""What a connection that is gone raises. A FATAL that came while it was idle makes asyncpg lose its place in the protocol:
+until the connection is closed, a moment later, every statement on it is an InternalClientError."""
+
 Row: TypeAlias = asyncpg.Record
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 T = TypeVar("T")
@@ -86,7 +90,7 @@ class Database:
             )
         except (ValueError, asyncpg.InvalidCatalogNameError, asyncpg.InvalidAuthorizationSpecificationError) as error:
             raise ConfigurationError(f"NOTIFY_DATABASE_URL can't be used: {error}") from None
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (*BROKEN, asyncpg.PostgresError) as error:
             raise Interrupted(f"the database does not answer: {type(error).__name__}: {error}") from error
         return cls(pool)
 
@@ -117,7 +121,7 @@ class Database:
                 return await work(cast("Connection", connection))
         except asyncpg.PostgresError as error:
             raise translate("a connection", error) from error
-        except (asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except BROKEN as error:
             raise Interrupted(f"the database does not answer ({type(error).__name__})") from error
 
     async def _run(self, method: str, name: str, arguments: Sequence[object]) -> Any:
@@ -132,7 +136,7 @@ class Database:
                     raise Blocked(f"{name}: deadlocked") from error
             except asyncpg.PostgresError as error:
                 raise translate(name, error) from error
-            except (asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            except BROKEN as error:
                 if isinstance(error, ValueError):  # asyncpg.DataError is both: an argument that has no encoding
                     raise Poisoned(f"{name}: a value that PostgreSQL can't take") from error
                 raise Interrupted(f"{name}: the database's answer did not arrive ({type(error).__name__})") from error

@@ -12,7 +12,9 @@ import asyncpg
 import pytest
 
 from notify import app, bridge
+from notify.batch import Interrupted
 from notify.bridge import Bridge
+from notify.store.database import Database
 from tests.places import choose_place
 from tests.service import Service, until
 
@@ -169,6 +171,46 @@ async def test_a_database_that_is_not_there_is_asked_again_and_again(
         await until(lambda: heard.payloads == ["back"])
 
 
+async def test_a_link_whose_end_is_only_announced_is_made_again(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL says that it ends a connection, then closes it: a beat may fall in between."""
+    monkeypatch.setattr(bridge, "BEAT_SECONDS", 0.3)
+    async with black_hole(database_url) as hole, bridging(hole.url, Heard()) as built:
+        await until(lambda: built.lag > 0)  # idle until the next beat
+        hole.announce_end()
+        await until(lambda: built.reconnects == 1 and built.listening.is_set())
+
+
+async def test_a_statement_after_such_an_announcement_is_an_interruption(database_url: str) -> None:
+    async with black_hole(database_url) as hole:
+        database = await Database.connect(hole.url, connections=1)
+        heard = asyncio.Event()
+        [holder] = database._pool._holders  # type: ignore[attr-defined]  # the stubs leave it out
+
+        def hear(_connection: object, _message: object) -> None:
+            holder._con.remove_log_listener(hear)
+            heard.set()
+
+        holder._con.add_log_listener(hear)
+        hole.announce_end()
+        async with asyncio.timeout(10):
+            await heard.wait()
+        with pytest.raises(Interrupted):
+            await database.value("read_epoch")
+        hole.cut()
+        await until(lambda: answers(database))
+        await database.close()
+
+
+async def answers(database: Database) -> bool:
+    try:
+        await database.value("read_epoch")
+    except Interrupted:
+        return False
+    return True
+
+
 async def test_a_catch_up_that_fails_is_no_healthy_link(database_url: str) -> None:
     heard = Heard()
     fails = 2
@@ -300,6 +342,13 @@ class BlackHole:
             if not swallowed:
                 writer.write(data)
         writer.close()
+
+    def announce_end(self) -> None:
+        """Say to every client what PostgreSQL says before it closes a connection; then a notice, to tell that it was heard."""
+        said = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
+        for client in self._writers[::2]:
+            for kind in (b"E", b"N"):
+                client.write(kind + (len(said) + 4).to_bytes(4, "big") + said)
 
     def cut(self) -> None:
         """Break every connection."""
