@@ -3,8 +3,6 @@
 Every act is a pair: `plan` counts without changing anything, `perform` acts through the store, which writes the audit log.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -14,38 +12,14 @@ from notify.api.paths import MAX_SEQ, read_integer
 from notify.api.requests import Checker, SendRequest
 from notify.api.services import Services
 from notify.console.notifications import read_uuid
+from notify.console.plan import Act, Plan, Query
 from notify.console.rendering import read_name
 from notify.console.session import PATH
+from notify.console.webhooks import plan_remove, plan_set, remove_webhook, set_webhook
 from notify.console.wording import link, say_count
 from notify.errors import FieldError, InvalidRequest, NotFound
 from notify.model import Codec, Notification
 from notify.store.survey import Survey
-
-Query = Mapping[str, str]
-
-
-class Plan(msgspec.Struct, frozen=True):
-    """What an act is about to do. `count` of `what` is what it will touch; `fields` say again what was asked for.
-
-    `back` is where to go afterwards; `refusal` says why it can't be done at all; `preview` is what will be sent.
-    """
-
-    title: str
-    sentence: str
-    button: str
-    count: int
-    what: str
-    fields: dict[str, str]
-    back: str
-    refusal: str | None = None
-    preview: str | None = None
-
-
-class Act(NamedTuple):
-    """A pair: what would be done, and doing it. `perform` gets the actor's name, and returns what it did in words."""
-
-    plan: Callable[[Services, Query], Awaitable[Plan]]
-    perform: Callable[[Services, Query, str], Awaitable[str]]
 
 
 def user_link(user: str) -> str:
@@ -284,5 +258,7 @@ ACTS = {
     "deny": Act(plan_deny, deny),
     "allow": Act(plan_allow, allow),
     "send": Act(plan_send, send),
+    "set-webhook": Act(plan_set, set_webhook),
+    "remove-webhook": Act(plan_remove, remove_webhook),
 }
 """By the name in the path."""

@@ -11,7 +11,8 @@ from litestar.params import FromPath
 from litestar.plugins.htmx import HTMXRequest
 
 from notify.api.services import Services
-from notify.console.acts import ACTS, Act
+from notify.console.acts import ACTS
+from notify.console.plan import Act
 from notify.console.rendering import go, show
 from notify.console.session import (
     COOKIE,

@@ -52,6 +52,7 @@ SECTIONS = (
     ("queues", "Queues", f"{PATH}/queues"),
     ("sessions", "Sessions", f"{PATH}/sessions"),
     ("producers", "Producers", f"{PATH}/producers"),
+    ("webhooks", "Webhooks", f"{PATH}/webhooks"),
     ("system", "System", f"{PATH}/system"),
     ("audit", "Audit", f"{PATH}/audit"),
     ("denylist", "Deny list", f"{PATH}/denylist"),

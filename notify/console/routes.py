@@ -15,6 +15,7 @@ from notify.console.queues import find, queues_page, user_page
 from notify.console.rendering import HEADERS, handle_error
 from notify.console.session import PATH
 from notify.console.sign_in import sign_in, sign_in_page, sign_out
+from notify.console.webhooks import webhook_page, webhooks_page
 from notify.errors import NotFound
 
 ASSETS = frozenset({"console.css", "console.js", "icon.svg", "htmx.min.js", "idiomorph-ext.min.js"})
@@ -49,6 +50,8 @@ def console_router() -> Router:
             notification_page,
             sessions_page,
             producers_page,
+            webhooks_page,
+            webhook_page,
             system_page,
             audit_page,
             denylist_page,

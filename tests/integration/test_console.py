@@ -17,7 +17,7 @@ READ = "queues:read"
 WRITE = "queues:write"
 COOKIE = "notify_admin"
 PAGES = (
-    "", "/queues", "/user?id=alice", "/sessions", "/producers", "/system", "/audit", "/denylist", "/send",
+    "", "/queues", "/user?id=alice", "/sessions", "/producers", "/webhooks", "/system", "/audit", "/denylist", "/send",
     "/act/purge?user=alice",
 )  # fmt: skip
 
@@ -263,6 +263,29 @@ async def test_denying_says_how_many_sessions_it_closes(browser: Browser, servic
         assert "mallory" in (await browser.get("/denylist")).text
         await browser.act("allow", "kind=sub&value=mallory")
         assert "Nobody is denied" in (await browser.get("/denylist")).text
+
+
+async def test_a_webhook_is_set_and_removed_and_its_secret_shown_once(browser: Browser, service: Service) -> None:
+    query = "app=a%2Fb&url=https%3A%2F%2Fshop.example%2Fhook%3Fkey%3Dhunter2"
+    async with browser:
+        await browser.sign_in()
+        assert (await browser.get("/act/set-webhook?app=shop&url=https%3A%2F%2F10.0.0.1%2F")).status_code == 400
+        to = (await browser.act("set-webhook", query)).headers["location"].removeprefix("/admin")
+        [secret] = re.findall(r"whsec_[A-Za-z0-9+/=]+", unescape((await browser.get(to)).text))
+        for path in (to, "/webhook?app=a%2Fb", "/audit", "/system"):
+            page = await browser.get(path)
+            assert page.status_code == 200, path
+            assert secret not in unescape(page.text), path
+            assert ("hunter2" in page.text) == path.startswith("/webhook"), path
+        reader = {"Cookie": f"{COOKIE}={mint_token('reader', scope=READ)}"}
+        for path in ("/admin/webhooks", "/admin/webhook?app=a%2Fb"):
+            page = await service.client.get(path, headers=reader)
+            assert "shop.example" in page.text
+            assert "hunter2" not in page.text
+        assert (await browser.act("remove-webhook", "app=a%2Fb")).status_code == 303
+        assert "No app has a webhook" in (await browser.get("/webhooks")).text
+    acts = [(act.actor, act.action, act.target, act.detail) for act in await service.store.audit.page(limit=10)]
+    assert acts == [("root", "remove webhook", "a/b", None), ("root", "set webhook", "a/b", "shop.example")]
 
 
 async def test_every_answer_carries_the_strict_headers(browser: Browser) -> None:
