@@ -36,6 +36,7 @@ from notify.api.producers import (
     get_notification,
     list_recipients,
 )
+from notify.api.push import get_push_key, remove_push_subscription, subscribe_to_push
 from notify.api.readiness import Readiness
 from notify.api.services import Services
 from notify.api.stream import PATH_STREAM, Streaming
@@ -57,9 +58,11 @@ from notify.momentary import Assembler
 from notify.orders import Orders
 from notify.origins import OriginPolicy
 from notify.outbound import Outbound
+from notify.pusher import Pusher
 from notify.roster import Roster
 from notify.settings import Settings
 from notify.store import Store
+from notify.webpush import Signer
 
 log = structlog.get_logger()
 
@@ -103,6 +106,7 @@ class Application:
         self.settings = settings
         self.hub = Hub(max_sessions=settings.max_sessions)
         self.node = mint_id()
+        self.outbound = Outbound(allow_private=settings.webhook_allow_private)
         self._assembler = Assembler()
         self._dev = dev
         self._origins = OriginPolicy(settings.allowed_origins, loopback=dev)
@@ -185,6 +189,9 @@ class Application:
                 acknowledge,
                 list_devices,
                 remove_device,
+                get_push_key,
+                subscribe_to_push,
+                remove_push_subscription,
                 stream,
                 *ADMIN_HANDLERS,
                 livez,
@@ -232,12 +239,13 @@ class Application:
     async def _live(self, _app: Litestar) -> AsyncGenerator[None, None]:
         """Start everything, in the order of its dependencies; stop it in reverse."""
         authenticator = Authenticator.from_settings(self.settings)
-        outbound = Outbound(allow_private=self.settings.webhook_allow_private)
         store = await Store.connect(self.settings)
         try:
             await store.database.use(require_current)
             orders = Orders(self.hub, store, authenticator)
             await orders.obey()  # whoever is denied is so from the first request on
+            signer = Signer(self.settings, store.push.key)
+            pusher = Pusher(self.node, self.hub, store, self.outbound, signer)
             gateway = Gateway(
                 settings=self.settings, authenticator=authenticator, origins=self._origins, hub=self.hub, store=store
             )
@@ -245,7 +253,7 @@ class Application:
                 self.settings.listener_url,
                 str(self.node),
                 handlers={
-                    CHANNEL_WAKE: lambda payload: self._wake(store, payload),
+                    CHANNEL_WAKE: lambda payload: self._wake(store, pusher, payload),
                     CHANNEL_NOW: self._offer,
                     CHANNEL_ACK: self._confirm,
                     CHANNEL_ORDER: orders.call,
@@ -253,9 +261,9 @@ class Application:
                 catch_up=lambda: self._catch_up(store, orders),
             )
             roster = Roster(self.node, self.hub, store, bridge)
-            services = Services(self.settings, authenticator, self.hub, store, roster, orders, outbound)
+            services = Services(self.settings, authenticator, self.hub, store, roster, orders, self.outbound, signer)
             janitor = Janitor(store)
-            caller = Caller(store, outbound)
+            caller = Caller(store, self.outbound)
             works: dict[str, Callable[[], Awaitable[None]]] = {
                 "janitor": janitor.run,
                 "caller": caller.run,
@@ -264,6 +272,7 @@ class Application:
                 "sweep": lambda: self._sweep(store, orders),
                 "orders": orders.run,
                 "roster": roster.run,
+                "pusher": pusher.run,
             }
             tasks = [asyncio.create_task(keep_running(name, work), name=name) for name, work in works.items()]
             streaming = Streaming(services, self._origins)
@@ -277,17 +286,18 @@ class Application:
                 await asyncio.gather(*tasks, return_exceptions=True)
         finally:
             self._running = None
-            await outbound.close()
+            await self.outbound.close()
             await store.close()
             await authenticator.close()
             log.info("node.stopped", node=str(self.node))
 
-    def _wake(self, store: Store, payload: str) -> None:
+    def _wake(self, store: Store, pusher: Pusher, payload: str) -> None:
         """Take a wake-up: lines of "user TAB head"."""
         for line in payload.split("\n"):
             user, _, head = line.partition("\t")
             self.hub.wake(user, int(head))
             store.backlog.touch(user)
+            pusher.touch(user)
 
     def _offer(self, payload: str) -> None:
         """Take a part of the messages that are not stored; offer those that it makes whole."""

@@ -63,6 +63,8 @@ WEBHOOK_GIVEN_UP = Counter(
 )
 WAITING_CALLS = Gauge("notify_webhook_calls_waiting", "Calls not taken yet, of all apps; every process says the same.")
 
+PUSHES = Counter("notify_push", "Requests to push services, by how they ended.", ["result"])
+
 
 def render() -> tuple[bytes, str]:
     """Return all of it as text, and its media type."""

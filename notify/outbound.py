@@ -141,7 +141,7 @@ class Outbound:
         self, *, allow_private: bool, resolve: Resolve = resolve_name, trust: ssl.SSLContext | None = None
     ) -> None:
         self._allow_private = allow_private
-        self._trust = trust or httpx.create_ssl_context()
+        self._trust = trust
         self._lookups = _Lookups(resolve)
         self._places = asyncio.Semaphore(MAX_CONNECTIONS)
         self._closed = False
@@ -182,6 +182,8 @@ class Outbound:
         target = self._parse(url)
         if self._closed:
             raise Unreachable("the service is stopping")
+        if self._trust is None:
+            self._trust = httpx.create_ssl_context()  # 20 ms; most processes never need it
         network = self._guard()
         connection = httpcore.AsyncHTTPConnection(target.origin, ssl_context=self._trust, network_backend=network)
         fields = [("Host", name_host(target)), ("Accept", "*/*"), *headers.items()]

@@ -78,6 +78,13 @@ class Settings(BaseSettings):
     send_rate: float = Field(
         default=0.0, ge=0, description="Recipients a second a producer may address in one process; 0 is no limit."
     )
+    vapid_private_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="Web Push key: EC P-256 in base64url, a PEM or its path; by default made once and kept in the database.",
+    )
+    vapid_subject: str = Field(
+        default="", description="Whom push services may write to: `mailto:…` or `https://…`; some insist on it."
+    )
     webhook_allow_private: bool = Field(
         default=False,
         description="Let webhooks and push endpoints be inside, over plain http too: for development and tests.",
@@ -89,6 +96,13 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return split_list(value)
+
+    @field_validator("vapid_subject")
+    @classmethod
+    def _check_subject(cls, value: str) -> str:
+        if value and not value.startswith(("mailto:", "https://")):
+            raise ValueError("NOTIFY_VAPID_SUBJECT begins with mailto: or https://")
+        return value
 
     @model_validator(mode="after")
     def _check_keys(self) -> Self:

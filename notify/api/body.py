@@ -141,7 +141,10 @@ def find_struct_errors(
             found.extend(checks[name](value[name], codec, place) if name in checks else ())
         elif field.required:
             found.append(FieldError(f"{pointer}/{name}", "is required"))
-    found.extend(FieldError(f"{pointer}/{escape(name)}", "is not known here") for name in value if name not in fields)
+    if kind.__struct_config__.forbid_unknown_fields:
+        found.extend(
+            FieldError(f"{pointer}/{escape(name)}", "is not known here") for name in value if name not in fields
+        )
     found.extend(checks[kind](body, codec, pointer) if kind in checks else ())
     return found
 

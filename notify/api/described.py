@@ -67,11 +67,13 @@ class Description:
     problems: Sequence[type[Problem]] = ()
     needs: Scope | None = None
     public: bool = False
+    optional: bool = False
 
 
 def describe(  # noqa: PLR0913 - keywords only, every one of them optional
     *,
     takes: type[msgspec.Struct] | None = None,
+    optional: bool = False,
     media: Sequence[str] = (JSON,),
     example: object = None,
     headers: Mapping[str, str] | None = None,
@@ -82,10 +84,15 @@ def describe(  # noqa: PLR0913 - keywords only, every one of them optional
 ) -> dict[str, object]:
     """Return the `opt` of a handler.
 
-    takes: the struct that its body is; media: the body's media types; example: a body to show and to try;
-    headers: request headers, each with what it is for; answers: what it answers by status code, in place of what the
-    return type says for that status; problems: refusals beyond those that follow from all this (400 with a body or
-    parameters, 401 and 403 with a scope, 404 with a path parameter, 413 and 415 with a body, 503 everywhere);
+    takes: the struct that its body is; optional: it may be left out; media: the body's media types; example: a body to
+    show and to try; headers: request headers, each with what it is for; answers: what it answers by status code, in
+    place of what the return type says for that status; problems: refusals beyond those that follow from all this (400
+    with a body or parameters, 401 and 403 with a scope, 404 with a path parameter, 413 and 415 with a body, 503
+    everywhere);
     needs: the scope, where it is not that of the path; public: no token is needed.
     """
-    return {OPT: Description(takes, media, example, {}, headers or {}, answers or {}, problems, needs, public)}
+    return {
+        OPT: Description(
+            takes, media, example, {}, headers or {}, answers or {}, problems, needs, public, optional=optional
+        )
+    }

@@ -9,6 +9,7 @@ from notify.outbound import Outbound
 from notify.roster import Roster
 from notify.settings import Settings
 from notify.store import Store
+from notify.webpush import Signer
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +23,4 @@ class Services:
     roster: Roster
     orders: Orders
     outbound: Outbound
+    signer: Signer

@@ -107,6 +107,7 @@ async def user_page(request: HTMXRequest, services: NamedDependency[Services]) -
         devices=await store.inbox.devices(user),
         pending=await store.queues.pending(user, SHOWN),
         sessions=sessions,
+        subscribed=await store.push.count(user),
         nodes={node.id: node for node in await store.sessions.nodes()},
         timeline=tell(recent, sessions, acts),
         is_denied=await Survey(store.database).is_denied("sub", user),

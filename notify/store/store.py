@@ -15,6 +15,7 @@ from notify.store.inbox import Inbox
 from notify.store.mailboxes import Mailboxes
 from notify.store.notifications import Notifications
 from notify.store.outbox import Outbox
+from notify.store.push import Push
 from notify.store.queues import Queues
 from notify.store.retention import Retention
 from notify.store.sends import Sends
@@ -40,6 +41,7 @@ class Store:
         self.queues = Queues(database, self.mailboxes, max_pending=settings.max_pending)
         self.sessions = Sessions(database, max_sessions=settings.max_sessions)
         self.denials = Denials(database)
+        self.push = Push(database, max_subscriptions=settings.max_devices)
         self.audit = Audit(database)
         self.webhooks = Webhooks(database)
         self.activity = Activity()

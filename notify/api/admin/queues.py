@@ -92,6 +92,8 @@ class Queue(msgspec.Struct, frozen=True):
     recent: list[RecentNotification]
     """The newest first, as many as `limit`."""
     sessions: list[SessionItem]
+    push_subscriptions: int
+    """Browsers that are subscribed to Web Push."""
 
 
 class ReplayRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -220,6 +222,7 @@ async def get_queue(
             for item in await store.queues.recent(owner, size)
         ],
         sessions=[describe_session(s) for s in await store.sessions.page(user=owner, limit=MAX_LIMIT)],
+        push_subscriptions=await store.push.count(owner),
     )
 
 

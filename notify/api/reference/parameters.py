@@ -30,6 +30,7 @@ QUERY: dict[str, tuple[str, Schema]] = {
     "unread": ("`true`: only what is not marked read.", {"type": "boolean", "default": False}),
     "sort": ("The deepest or the oldest first.", {"type": "string", "enum": ["depth", "age"]}),
     "q": ("Only users whose id begins like this.", {"type": "string"}),
+    "endpoint": ("The push service's URL for this browser.", {"type": "string"}),
     **RESUMING,
 }
 

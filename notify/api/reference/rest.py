@@ -216,7 +216,7 @@ def build_body(description: Description) -> Document:
     content |= {
         media: {"schema": refer(body.kind), "example": body.example} for media, body in description.besides.items()
     }
-    return {"required": True, "content": content}
+    return {"required": not description.optional, "content": content}
 
 
 def build_responses(operation: Document, description: Description, refusals: list[type[Problem]]) -> Document:
