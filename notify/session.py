@@ -23,7 +23,7 @@ import msgspec
 import structlog
 from msgspec import UNSET, UnsetType
 
-from notify import clock, metrics
+from notify import clock, metrics, tracing
 from notify.auth import Identity, Scope
 from notify.batch import Interrupted
 from notify.errors import Close, InvalidToken, NotifyError, Problem, SessionClosed
@@ -521,6 +521,10 @@ class Session:
         return entry.queued_at.timestamp()
 
     def _count(self, entry: Entry) -> None:
+        if entry.context is not None and tracing.active is not None:
+            tracing.active.deliver(
+                entry.context, entry.notification_id, entry.seq, time.monotonic() - self._quiet_since
+            )
         if entry.kind is Kind.NOTIFICATION and entry.queued_at is not None:
             accepted = self._accepted_at(entry)
             self._store.activity.count_delivery(clock.now() - accepted if accepted else None)

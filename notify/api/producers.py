@@ -16,7 +16,7 @@ from litestar import Request, delete, get
 from litestar.di import NamedDependency
 from litestar.params import FromQuery, PathParameter
 
-from notify import clock
+from notify import clock, tracing
 from notify.api.access import require
 from notify.api.answers import answer, answer_problem, recognize
 from notify.api.body import MEDIA_TYPES, BodyReader, ClientGone, choose_media, read_body
@@ -122,7 +122,13 @@ class Sending:
                 raise InvalidRequest(f"Idempotency-Key {detail}", errors=[FieldError("/Idempotency-Key", detail)])
             body = await read_body(headers, receive, max_bytes=self._services.settings.max_body_bytes)
             try:
-                await handles[media](Incoming(identity.subject, media, body, key, headers), send)
+                codec = MEDIA_TYPES.get(media, Codec.JSON)  # events are JSON
+                incoming = Incoming(identity.subject, codec, body, key, headers)
+                if tracing.active is None:
+                    await handles[media](incoming, send)
+                else:
+                    with tracing.active.send(headers, identity.subject):
+                        await handles[media](incoming, send)
             except Exception:
                 self._services.store.activity.count_refusal(identity.subject)
                 raise
@@ -225,15 +231,10 @@ class Incoming(NamedTuple):
     """A request to send, its caller known and its body read."""
 
     producer: str
-    media: str
+    codec: Codec
     body: bytes
     key: str | None
     headers: Mapping[str, str]
-
-    @property
-    def codec(self) -> Codec:
-        """How its body is encoded."""
-        return MEDIA_TYPES.get(self.media, Codec.JSON)
 
     @property
     def context(self) -> str | None:

@@ -18,6 +18,7 @@ import uvloop
 from notify.app import Application
 from notify.errors import NotifyError
 from notify.server import Server, build_server
+from notify.tracing import tracing
 
 log = structlog.get_logger()
 
@@ -88,10 +89,11 @@ def serve_until_told(
 
     Raises NotStarted when the application does not come up.
     """
-    collect_rarely()
-    server = build_server(application, drain=application.drain, settings=application.settings)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run(server, application, listener, when_ready))
+    with tracing():
+        collect_rarely()
+        server = build_server(application, drain=application.drain, settings=application.settings)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run(server, application, listener, when_ready))
 
 
 def collect_rarely() -> None:

@@ -16,6 +16,7 @@ from notify.batch import Blocked, Interrupted, Lane
 from notify.errors import Unavailable
 from notify.model import Codec, Entry, Kind, Page, Standing
 from notify.store.database import Database, Row, patiently
+from notify.tracing import spanning_ack
 
 PAGE_ENTRIES = 100
 """Entries a page holds at most: enough to be efficient, few enough for a thousand sessions to take turns."""
@@ -199,9 +200,10 @@ class Mailboxes:
 
     async def _move(self, acks: Sequence[Ack]) -> Sequence[bool]:
         """Move cursors; return for each whether it is done with, or held by somebody."""
-        held: Sequence[int] = await self._database.value(
-            "move_cursors", [ack.user for ack in acks], [ack.device for ack in acks], [ack.seq for ack in acks]
-        )
+        with spanning_ack(len(acks)):
+            held: Sequence[int] = await self._database.value(
+                "move_cursors", [ack.user for ack in acks], [ack.device for ack in acks], [ack.seq for ack in acks]
+            )
         self._on_ack(ack.user for ack in acks)
         return [place not in held for place in range(1, len(acks) + 1)]
 

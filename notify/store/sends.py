@@ -18,6 +18,7 @@ from notify.errors import RateLimited, Unavailable
 from notify.ids import mint_id
 from notify.model import BULK_RECIPIENTS, Notification
 from notify.store.database import Database, KeyTaken
+from notify.tracing import spanning_deposit
 
 log = structlog.get_logger()
 
@@ -125,30 +126,32 @@ class Sends:
         notifications = [notification for post in posts for notification in post.notifications]
         claims = [(place, post, claim) for place, post in enumerate(posts) for claim in post.claims]
         firsts = list(accumulate((len(post.notifications) for post in posts), initial=1))
+        contexts = [notification.context for notification in notifications]
         batch = mint_id()
         try:
-            moment = await self._database.value(
-                "deposit",
-                batch,
-                [n.id for n in notifications],
-                [n.producer for n in notifications],
-                [n.type for n in notifications],
-                [n.data for n in notifications],
-                [n.codec for n in notifications],
-                [len(n.to) for n in notifications],
-                [n.ttl for n in notifications],
-                [n.deliver_at for n in notifications],
-                [n.collapse_key for n in notifications],
-                [n.context for n in notifications],
-                [n.undelivered_after for n in notifications],
-                [item for item, n in enumerate(notifications, 1) for _ in n.to],
-                [user for n in notifications for user in n.to],
-                self._max_pending,
-                [claim.key for _, _, claim in claims],
-                [claim.digest for _, _, claim in claims],
-                [firsts[place] + (claim.place or 0) for place, _, claim in claims],
-                [len(post.notifications) if claim.place is None else 1 for _, post, claim in claims],
-            )
+            with spanning_deposit(contexts):
+                moment = await self._database.value(
+                    "deposit",
+                    batch,
+                    [n.id for n in notifications],
+                    [n.producer for n in notifications],
+                    [n.type for n in notifications],
+                    [n.data for n in notifications],
+                    [n.codec for n in notifications],
+                    [len(n.to) for n in notifications],
+                    [n.ttl for n in notifications],
+                    [n.deliver_at for n in notifications],
+                    [n.collapse_key for n in notifications],
+                    contexts,
+                    [n.undelivered_after for n in notifications],
+                    [item for item, n in enumerate(notifications, 1) for _ in n.to],
+                    [user for n in notifications for user in n.to],
+                    self._max_pending,
+                    [claim.key for _, _, claim in claims],
+                    [claim.digest for _, _, claim in claims],
+                    [firsts[place] + (claim.place or 0) for place, _, claim in claims],
+                    [len(post.notifications) if claim.place is None else 1 for _, post, claim in claims],
+                )
         except KeyTaken as error:
             raise Rejected(claims[error.claim][0], error) from None
         except Refused:

@@ -124,7 +124,7 @@ def test_every_command_the_wheel_installs_can_be_called() -> None:
 
 
 def test_what_the_service_imports_is_declared() -> None:
-    declared = PROJECT["dependencies"] + EXTRAS["embedded"]
+    declared = PROJECT["dependencies"] + EXTRAS["embedded"] + EXTRAS["otel"]
     assert find_undeclared(find_imports(ROOT / "notify"), declared) == set()
 
 
