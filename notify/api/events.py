@@ -29,6 +29,7 @@ from notify.api.requests import (
     NotificationType,
     SendRequest,
     Ttl,
+    UndeliveredAfter,
 )
 from notify.context import Context, read_traceparent, write_context
 from notify.errors import FieldError, InvalidRequest, TooLarge
@@ -46,6 +47,9 @@ MAX_CONTEXT_BYTES = 4_096
 
 INTEGERS = range(-(2**31), 2**31)
 """The integers that an attribute may be."""
+
+SECONDS = frozenset({"ttl", "undeliveredafter"})
+"""Attributes that are integers, also where they come as text."""
 
 OURS = frozenset({"seq", "notificationid"})
 """What notify says of a delivery. An event that went through one notify on its way here loses them."""
@@ -94,9 +98,16 @@ class EventRequest(msgspec.Struct):
     ttl: Ttl = MAX_TTL
     collapsekey: CollapseKey | UnsetType = UNSET
     deliverat: DeliverAt | UnsetType = UNSET
+    undeliveredafter: UndeliveredAfter | UnsetType = UNSET
 
 
-DELIVERY = {"subject": "to", "ttl": "ttl", "collapsekey": "collapse_key", "deliverat": "deliver_at"}
+DELIVERY = {
+    "subject": "to",
+    "ttl": "ttl",
+    "collapsekey": "collapse_key",
+    "deliverat": "deliver_at",
+    "undeliveredafter": "undelivered_after",
+}
 """Attributes that notify acts on, and what they are called where there is no event."""
 
 _FIELDS = {field.name for field in msgspec.structs.fields(EventRequest)}
@@ -203,7 +214,7 @@ class EventReader:
         """Return the event of these attributes, None when something is wrong with them: that is kept for `_finish`."""
         attributes = {
             name: int(value)
-            if name == "ttl" and isinstance(value, str) and _DIGITS.fullmatch(value)  # some bindings know text only
+            if name in SECONDS and isinstance(value, str) and _DIGITS.fullmatch(value)  # some bindings know text only
             else value
             for name, value in given.items()
         }

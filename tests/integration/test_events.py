@@ -146,7 +146,8 @@ async def test_for_now_or_never_an_event_is_not_remembered(service: Service) -> 
             assert ("seq" in frame, frame["source"], frame["traceparent"]) == (False, "/shops/7", TRACE)
         assert (await post(service, [event("1", ttl=0), event("1", ttl=0)], EVENTS)).status_code == 202
         assert refused(await post(service, [event("1", ttl=0), event("2")], EVENTS)) == {""}
-        assert refused(await post(service, event(ttl=0, collapsekey="k"))) == {"/collapsekey"}
+        for attributes in ({"collapsekey": "k"}, {"undeliveredafter": "60"}, {"deliverat": "2000-01-01T00:00:00Z"}):
+            assert refused(await post(service, event(ttl=0, **attributes))) == {f"/{name}" for name in attributes}
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -174,6 +175,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"ttl": "soon"}, "/ttl"),
     ({"collapsekey": "x" * 65}, "/collapsekey"),
     ({"deliverat": "2199-01-01T00:00:00Z"}, "/deliverat"),
+    ({"undeliveredafter": 1}, "/undeliveredafter"),
     ({"Upper": "x"}, "/Upper"),
     ({"under_score": "x"}, "/under_score"),
     ({"more": {"nested": 1}}, "/more"),
