@@ -1,8 +1,8 @@
 """Web Push to those who are away: one node at a time looks at who was woken and tells their browsers.
 
-    wake-up ─▶ waiting ──(a grace)──▶ ready ─▶ claim ─▶ push ─▶ settled, delayed or gone
-                                        ▲                 │
-       the walk, what is due again ─────┴── pushed: next ─┘
+    wake-up ─▶ waiting ──(a grace)──▶ ripe ──(subscribed?)──▶ ready ─▶ claim ─▶ push ─▶ settled, delayed or gone
+                  ▲                                             ▲                 │
+               the walk              what is due again ─────────┴── pushed: next ─┘
 
 Keeps the promise that a send never waits for this: nothing is written for it, and while nobody is subscribed a wake-up
 costs a comparison. What a crash, a full memory or a lost wake-up leaves behind is found by the walk through all
@@ -100,7 +100,10 @@ class Pusher:
         self._outbound = outbound
         self._signer = signer
         self._waiting: dict[str, float] = {}  # users, and when their grace is over; in that order
-        self._ready: dict[str, None] = {}  # users to look at, each once, in order
+        self._ripe: dict[
+            str, None
+        ] = {}  # users of whom it is not known whether they are subscribed, each once, in order
+        self._ready: dict[str, None] = {}  # users who are
         self._called = asyncio.Event()
         self._pushes: set[asyncio.Task[None]] = set()
         self._place: bytes | None = None
@@ -136,8 +139,8 @@ class Pusher:
         """Take or renew the lease, and find what no wake-up tells of. Raises NotifyError."""
         if not await self._store.push.lease(self._node, seconds=LEASE_SECONDS):
             self.leading = False
-            self._waiting.clear()
-            self._ready.clear()
+            for users in (self._waiting, self._ripe, self._ready):
+                users.clear()
             return
         if not self.leading:
             self.leading = True
@@ -159,7 +162,7 @@ class Pusher:
             self.touch(user)  # with its grace: what it finds may have been sent a moment ago
 
     def _call(self, user: str) -> None:
-        """Have a user looked at now."""
+        """Have a user who is subscribed looked at now."""
         self._ready[user] = None
         self._called.set()
 
@@ -170,12 +173,15 @@ class Pusher:
                     await self._called.wait()
             self._called.clear()
             self._ripen()
-            while self._ready and len(self._pushes) < MAX_PUSHES:
-                try:
+            try:
+                while self._ripe:
+                    await self._sift()
+                while self._ready and len(self._pushes) < MAX_PUSHES:
                     await self._claim()
-                except NotifyError as error:
-                    log.warning("pusher.interrupted", reason=str(error))
-                    await asyncio.sleep(LOOK_SECONDS)
+            except NotifyError as error:
+                log.warning("pusher.interrupted", reason=str(error))
+                self._called.set()
+                await asyncio.sleep(LOOK_SECONDS)
 
     def _pause(self) -> float:
         """Return the seconds until the next grace is over."""
@@ -183,7 +189,7 @@ class Pusher:
         return LOOK_SECONDS if first is None else max(0.0, first - time.monotonic())
 
     def _ripen(self) -> None:
-        """Move those whose grace is over to those who are looked at, unless they are connected to this very node."""
+        """Take those whose grace is over, but for those who are connected to this very node."""
         now = time.monotonic()
         while self._waiting:
             user, due = next(iter(self._waiting.items()))
@@ -191,18 +197,24 @@ class Pusher:
                 return
             del self._waiting[user]
             if not self._hub.of(user):
-                self._ready[user] = None
+                self._ripe[user] = None
+
+    async def _sift(self) -> None:
+        """Find out who of the next ones is subscribed. Raises NotifyError; nobody is forgotten then."""
+        users = list(islice(self._ripe, PAGE))
+        self._ready.update(dict.fromkeys(await self._store.push.subscribed(users)))
+        for user in users:
+            self._ripe.pop(user, None)  # the lease may have gone meanwhile
 
     async def _claim(self) -> None:
         """Claim what the next users are to be pushed, and start with it. Raises NotifyError; they are kept then."""
-        users = list(islice(self._ready, PAGE))
+        room = MAX_PUSHES - len(self._pushes)
+        users = list(islice(self._ready, room))
         for user in users:  # before the look: whoever is called while it lasts is looked at again
             del self._ready[user]
         more = True
         try:
-            claims, more = await self._store.push.claim(
-                users, limit=MAX_PUSHES - len(self._pushes), behind=MAX_BEHIND, seconds=CLAIM_SECONDS
-            )
+            claims, more = await self._store.push.claim(users, limit=room, behind=MAX_BEHIND, seconds=CLAIM_SECONDS)
         finally:
             if more:
                 self._ready.update(dict.fromkeys(users))

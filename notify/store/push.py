@@ -81,6 +81,10 @@ class Push:
         """Let another node push at once."""
         await self._database.value("leave_pushing", node)
 
+    async def subscribed(self, users: Sequence[str]) -> Sequence[str]:
+        """Return those of these users who have subscribed any browser."""
+        return [row[0] for row in await self._database.rows("list_subscribed", users)]
+
     async def claim(
         self, users: Sequence[str], *, limit: int, behind: int, seconds: float
     ) -> tuple[Sequence[Claim], bool]:

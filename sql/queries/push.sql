@@ -45,6 +45,11 @@ RETURNING true
 -- Gives the lease back. The one row.
 UPDATE notify.push_state AS s SET pushes_until = '-infinity' WHERE s.pusher = $1
 
+-- name: list_subscribed
+-- Who of some users has subscribed a browser. push_owner alone, without its table.
+SELECT u.user_id FROM unnest($1::text[]) AS u (user_id)
+WHERE EXISTS (SELECT FROM notify.push_subscription AS s WHERE s.user_id = u.user_id OFFSET 0)
+
 -- name: claim_pushes
 -- Claims what is to be pushed to some users ($1), up to so many subscriptions ($2): for each of a user who is away, the oldest
 -- notification that is not over, that no device acknowledged and that was not pushed yet, of the latest $3 entries. Nobody else
@@ -59,7 +64,7 @@ WITH ready AS MATERIALIZED (
     WHERE s.user_id = ANY ($1::text[])
       AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
       AND CASE WHEN s.next_at IS NULL THEN s.pushed_to < m.head AND notify.is_away(s.user_id) ELSE s.next_at <= clock_timestamp() END
-    ORDER BY s.digest LIMIT $2
+    LIMIT $2
     FOR UPDATE OF s SKIP LOCKED
 ), found AS MATERIALIZED (
     SELECT r.digest, r.head, r.away, p.*
