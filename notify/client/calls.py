@@ -3,6 +3,7 @@
 Keeps the promise that a call is repeated only where that can't make two notifications of one.
 """
 
+import base64
 import json
 import random
 import uuid
@@ -44,6 +45,7 @@ GATEWAY_FAILED = frozenset({502, 504})
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
+EVENT = "application/cloudevents+json"
 MAX_KEY = 255  # characters of an idempotency key
 
 AnswerT = TypeVar("AnswerT", bound=msgspec.Struct)
@@ -60,7 +62,10 @@ class Problem(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request, ready to be sent as often as it takes. `key` is its idempotency key; None where it can't have one."""
+    """A request, ready to be sent as often as it takes. `key` is its idempotency key; None where it can't have one.
+
+    An event's key is in the event.
+    """
 
     path: str
     body: bytes
@@ -70,7 +75,8 @@ class Call:
     @property
     def headers(self) -> dict[str, str]:
         """The headers that belong to this request."""
-        return {"Content-Type": self.media} | ({} if self.key is None else {"Idempotency-Key": self.key})
+        keyless = self.key is None or self.media == EVENT
+        return {"Content-Type": self.media} | ({} if keyless else {"Idempotency-Key": str(self.key)})
 
     def pause(self, error: Exception) -> bool | float:
         """Tell whether to try again after `error`: no, yes, or yes after so many seconds. A hook of stamina's."""
@@ -127,6 +133,24 @@ def write_batch(notifications: Iterable[Mapping[str, Any]], key: str | None) -> 
     except TypeError as error:
         raise BadData(f"a notification of the batch is not a mapping of send's arguments: {error}") from None
     return Call(BATCH_PATH, *encode_body({"notifications": items}), choose_key(key, items))
+
+
+def write_event(event: Mapping[str, Any]) -> Call:
+    """Return the request that sends a CloudEvent. Raises BadData."""
+    data = event.get("data")
+    fields: dict[str, Any] = {"specversion": "1.0", "id": uuid.uuid4().hex, **event}
+    if isinstance(data, bytes | bytearray | memoryview):
+        fields["data_base64"] = base64.b64encode(fields.pop("data")).decode()
+    for name, value in fields.items():
+        if isinstance(value, datetime):
+            if value.tzinfo is None:
+                raise BadData(f"{name} needs a time zone, e.g. datetime.now(UTC)")
+            fields[name] = value.isoformat()
+    try:
+        body = json.dumps(fields, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadData(f"the event can't be written as JSON: {explain(error)}") from None
+    return Call(SEND_PATH, body, EVENT, None if event.get("ttl") == 0 else str(fields["id"]))
 
 
 def choose_key(given: str | None, items: Sequence[Mapping[str, Any]]) -> str | None:

@@ -29,6 +29,7 @@ class Notification(Frame, tag="notification", frozen=True, omit_defaults=False):
     """A notification. `seq` is UNSET where nothing is stored (`ttl: 0`); such a one is never sent again.
 
     `data` is what JSON makes of it: dict, list, str, int, float, bool, None. Bytes come as `{"$bytes": "<base64>"}`.
+    `source` is the app that sent it, or that of the event it came as. `traceparent` is there if it was sent with one.
     """
 
     id: UUID
@@ -37,6 +38,7 @@ class Notification(Frame, tag="notification", frozen=True, omit_defaults=False):
     data: Any = None
     source: str = ""
     created_at: datetime | UnsetType = UNSET
+    traceparent: str | UnsetType = UNSET
 
 
 Received = Welcome | Notification | CaughtUp | Truncated | Retract | ReadMark | ErrorFrame | Disconnect

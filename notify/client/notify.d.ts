@@ -31,9 +31,11 @@ export interface Notification<Data = Json> {
   id: string;
   type: string;
   data: Data;
-  /** The app that sent it. */
+  /** The app that sent it, or the `source` of the CloudEvent that it came as. */
   source: string;
   created_at: string;
+  /** If it was sent with one: the trace it belongs to (W3C Trace Context). */
+  traceparent?: string;
 }
 
 export interface Welcome {

@@ -25,6 +25,7 @@ from notify.client.calls import (
     read_answer,
     write_batch,
     write_call,
+    write_event,
     write_notification,
 )
 
@@ -88,6 +89,14 @@ class AsyncClient:
             topic=topic,
         )
         return read_answer(await self._post(write_call(item, idempotency_key)), Sent)
+
+    async def send_event(self, event: Mapping[str, Any]) -> Sent:
+        """Send a CloudEvent 1.0 to the user who is its `subject`; returns once it is stored.
+
+        `specversion`, and an `id` where there is none, are added. `data` is anything JSON can hold, or bytes. The same
+        `source` and `id` count as one event for 24 hours. Raises BadData, Refused, Unreachable.
+        """
+        return read_answer(await self._post(write_event(event)), Sent)
 
     async def send_batch(
         self, notifications: Iterable[Mapping[str, Any]], *, idempotency_key: str | None = None
@@ -158,6 +167,10 @@ class Client:
             topic=topic,
         )
         return read_answer(self._post(write_call(item, idempotency_key)), Sent)
+
+    def send_event(self, event: Mapping[str, Any]) -> Sent:
+        """Send a CloudEvent; see AsyncClient.send_event."""
+        return read_answer(self._post(write_event(event)), Sent)
 
     def send_batch(
         self, notifications: Iterable[Mapping[str, Any]], *, idempotency_key: str | None = None

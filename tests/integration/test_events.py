@@ -2,12 +2,19 @@
 
 import asyncio
 import json
+import math
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
+import pytest
+from msgspec import UNSET
 
+from notify.client import AsyncClient, BadData, Client, Notification, Received, listen
 from tests.integration.support import follow, open_nodes
-from tests.service import SEND, Address, Service, bearer
+from tests.service import SEND, Address, Service, bearer, mint_token
 
 EVENT = "application/cloudevents+json"
 EVENTS = "application/cloudevents-batch+json"
@@ -209,6 +216,34 @@ async def test_limits_and_media_types_are_those_of_any_body(database_url: str) -
         assert (await post(service, [event(str(n)) for n in range(3)], EVENTS)).status_code == 413
         assert (await post(service, event(), "application/cloudevents+avro")).status_code == 415
         assert (await post(service, event(), EVENT, path="/v1/notifications/batch")).status_code == 415
+
+
+async def test_the_python_client_sends_events_and_hears_of_their_trace(service: Service) -> None:
+    token = mint_token("shop", scope=SEND)
+    now = datetime.now(UTC)
+    async with AsyncClient(service.url, token) as client, aclosing(listen(service.url, mint_token("alice"))) as frames:
+        sent = await client.send_event(event("1", time=now, traceparent=TRACE))
+        with Client(service.url, token) as blocking:
+            again = await asyncio.to_thread(blocking.send_event, event("1", time=now))
+        await client.send_event({"source": "/a", "type": "t", "subject": "alice", "data": b"\x89PNG"})
+        for wrong in (event(data=math.nan), event(time=datetime(2026, 1, 1)), event(data=object())):  # noqa: DTZ001
+            with pytest.raises(BadData):
+                await client.send_event(wrong)
+        found = [each async for each in take_notifications(frames, 2)]
+    assert sent == again
+    assert [(f.source, f.data, f.traceparent) for f in found] == [
+        ("/shops/7", {"order": 7}, TRACE),
+        ("/a", {"$bytes": "iVBORw=="}, UNSET),
+    ]
+
+
+async def take_notifications(frames: AsyncIterator[Received], count: int) -> AsyncIterator[Notification]:
+    """Yield the next so many notifications."""
+    while count:
+        frame = await anext(frames)
+        if isinstance(frame, Notification):
+            count -= 1
+            yield frame
 
 
 async def test_a_trace_travels_from_the_request_to_the_frame(service: Service) -> None:

@@ -96,7 +96,8 @@ async def test_each_line_does_what_it_says(service: Service) -> None:
         [line] = [line for line in said if fragment in line]
         return said.pop(line)
 
-    for fragment in ('"ttl": 60', '"ttl": 0', "collapse_key", "deliver_at", "Idempotency-Key", "msgpack", '"topic"'):
+    stored = ('"ttl": 60', "collapse_key", "deliver_at", "Idempotency-Key", "msgpack", "cloudevents", '"topic"')
+    for fragment in ('"ttl": 0', *stored):
         answer = take(fragment)
         assert (answer["recipients"], set(answer)) == (1, {"id", "recipients", "created_at"}), answer
     assert len(take("notifications/batch")["ids"]) == 2
@@ -107,12 +108,13 @@ async def test_each_line_does_what_it_says(service: Service) -> None:
     assert take("-X DELETE") is None
     assert take("$ID")["counts"]["pending"] == 2
     assert len(take("unread=true")["items"]) == 5
-    assert take("inbox/read")["unread"] == 6
+    assert take("inbox/read")["unread"] == 7
     assert [device["device"] for device in take("inbox/devices")["items"]] == ["web"]
     assert take("inbox/ack") is None
+    assert set(take("push/key")) == {"key"}
     assert not said, "a line whose promise is not checked"
     types = [event["type"] for event in events if event["op"] == "notification"]
-    assert types == ["offer", "typing", "score", "order.paid", "a", "b", "key", "headline", "plan"]
+    assert types == ["offer", "typing", "score", "order.paid", "a", "b", "key", "parcel", "headline", "plan"]
     assert next(event["data"] for event in events if event.get("type") == "key") == {"$bytes": "AP8="}
     assert [event["op"] for event in events[-2:]] == ["retract", "read"]
 
