@@ -44,6 +44,7 @@ from notify.api.topics import list_subscribers, subscribe, unsubscribe
 from notify.auth import Authenticator
 from notify.bridge import Bridge
 from notify.caller import Caller
+from notify.carried import CarriedEntry, read_wakes
 from notify.console.rendering import build_templates
 from notify.console.routes import console_router
 from notify.demo.routes import demo_router
@@ -292,10 +293,12 @@ class Application:
             log.info("node.stopped", node=str(self.node))
 
     def _wake(self, store: Store, pusher: Pusher, payload: str) -> None:
-        """Take a wake-up: lines of "user TAB head"."""
-        for line in payload.split("\n"):
-            user, _, head = line.partition("\t")
-            self.hub.wake(user, int(head))
+        """Take wake-ups; hand over what they carry."""
+        for user, head, carried in read_wakes(payload):
+            if carried is not None and self.hub.of(user):
+                self.hub.deliver(user, CarriedEntry(head, carried))
+            else:
+                self.hub.wake(user, head)
             store.backlog.touch(user)
             pusher.touch(user)
 

@@ -50,6 +50,11 @@ REPEAT_LIMIT_SECONDS = 2.0
 """A database that came back is noticed within this."""
 
 
+PATIENCE_SECONDS = 0.02
+"""How long an item waits for the flight before it to land rather than leaving in a further one. Two half-full statements cost
+more than one full one, and commits wait for each other anyway; but nobody waits long behind one that is blocked."""
+
+
 class Blocked(NotifyError):
     """A statement gave up waiting for a lock; nothing of the batch was done."""
 
@@ -102,8 +107,9 @@ class Lane(Generic[ItemT, ResultT]):
     """One kind of statement, batched.
 
     `run` carries out a batch and returns one result an item, in order; it raises Blocked, Poisoned or Interrupted as
-    described above. `flights` statements run at once; each takes up to `max_items` and `max_weight` (whatever `weigh`
-    counts: rows, bytes); `capacity` items may wait. Items that share a key never fly in two flights at the same time,
+    described above. Up to `flights` statements run at once: the next one leaves when there is more than one takes, or when
+    those aloft have kept an item waiting for PATIENCE_SECONDS. Each takes up to `max_items` and `max_weight` (whatever
+    `weigh` counts: rows, bytes); `capacity` items may wait. Items that share a key never fly in two flights at the same time,
     so that two batches of one process don't wait for each other. `merge` joins an item with one still queued under
     the same `identity`. `probe` tells which keys are blocked at the moment. `repeats` says that a batch may be done
     twice: it is repeated until it succeeds. Use as an async context manager: leaving it waits for what is in flight.
@@ -146,6 +152,7 @@ class Lane(Generic[ItemT, ResultT]):
         self._blocked: set[Hashable] = set()
         self._flying: set[asyncio.Task[None]] = set()
         self._aloft = 0
+        self._alarm: asyncio.TimerHandle | None = None
         self._warden: asyncio.Task[None] | None = None
         self._closed = False
         self._owed = 0
@@ -216,18 +223,30 @@ class Lane(Generic[ItemT, ResultT]):
             self._queue.append(pending)
             if identity is not None:
                 self._queued[identity] = pending
-            self._launch()
+            self._launch(patient=True)
         return pending.done
 
     def _settle(self, _done: "asyncio.Future[ResultT]") -> None:
         self._owed -= 1
 
-    def _launch(self) -> None:
+    def _launch(self, *, patient: bool = False) -> None:
         if self._queue and self._aloft < self._flights:
+            if patient and self._aloft:
+                if self._alarm is None:
+                    self._alarm = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._hurry)
+                return
             self._aloft += 1
             task = asyncio.get_running_loop().create_task(self._fly(), name=f"lane {self.name}")
             self._flying.add(task)
             task.add_done_callback(self._land)
+
+    def _hurry(self) -> None:
+        """Let a further flight leave: what is aloft takes long."""
+        self._alarm = None
+        if self._queue and time.monotonic() - self._queue[0].since >= PATIENCE_SECONDS:
+            self._launch()
+        else:
+            self._launch(patient=True)
 
     def _land(self, task: "asyncio.Task[None]") -> None:
         self._flying.discard(task)

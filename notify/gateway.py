@@ -55,13 +55,20 @@ class WebSocket:
         self._send = send
         self._transport = scope.get("extensions", {}).get("notify.transport")
 
-    async def send(self, message: str | bytes) -> None:
-        """Write one message; waits while the peer reads slower than this. Raises PeerGone."""
-        kind = "text" if isinstance(message, str) else "bytes"
+    async def send(self, *messages: str | bytes) -> None:
+        """Write messages, in one go; waits while the peer reads slower than this. Raises PeerGone."""
         try:
-            await self._send({"type": "websocket.send", kind: message})
+            if self._transport is not None:
+                await self._transport.send_messages(messages)
+                return
+            for message in messages:
+                await self._send({"type": "websocket.send", "text" if isinstance(message, str) else "bytes": message})
         except OSError:
             raise PeerGone from None
+
+    def send_now(self, message: str | bytes) -> bool:
+        """Write a message if that needs no waiting; tell whether it was done."""
+        return self._transport is not None and self._transport.send_now(message)
 
     async def receive(self) -> str | bytes:
         """Return the next message. Raises PeerGone."""

@@ -12,6 +12,7 @@ from notify import metrics
 from notify.auth import Identity
 from notify.errors import Close
 from notify.frames import WireCodec
+from notify.model import Entry
 
 
 class Offer(Protocol):
@@ -19,6 +20,17 @@ class Offer(Protocol):
 
     def encode(self, codec: WireCodec) -> str | bytes:
         """Return the frame as it goes on the wire."""
+        ...
+
+
+class Delivery(Protocol):
+    """An entry that came along with its wake-up, encoded once for each way it is written."""
+
+    seq: int
+    entry: Entry
+
+    def encode(self, codec: WireCodec) -> str | bytes:
+        """Return the frame as it goes on the wire. Raises what the codec raises."""
         ...
 
 
@@ -57,6 +69,10 @@ class Listener(Protocol):
 
     def wake(self, head: int) -> None:
         """Learn that the mailbox's head is now at least `head`."""
+        ...
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Learn that the head moved, and what by: an entry that need not be fetched if it is the next one."""
         ...
 
     def offer(self, message: Offer) -> None:
@@ -158,3 +174,8 @@ class Hub:
         """Tell a user's sessions where the head is."""
         for session in self._sessions.get(user, ()):
             session.wake(head)
+
+    def deliver(self, user: str, delivery: Delivery) -> None:
+        """Hand a user's sessions the entry by which the head moved."""
+        for session in self._sessions.get(user, ()):
+            session.deliver(delivery)

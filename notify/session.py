@@ -13,9 +13,8 @@ One task owns the socket's writes, the pump; it exists only while there is somet
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
@@ -44,9 +43,10 @@ from notify.frames import (
     Welcome,
     WireCodec,
 )
-from notify.hub import Hub, Offer
+from notify.hub import Delivery, Hub, Offer
 from notify.model import Entry, Kind, Page
 from notify.store import Store
+from notify.window import Window
 
 log = structlog.get_logger()
 
@@ -65,6 +65,8 @@ OPEN_SECONDS = 15.0
 MAX_ANSWERS = 32
 """Answers (pongs, errors) that wait for a slow peer; then its frames are not read until some are out."""
 
+WRITE_BYTES = 32 * 1024
+"""Of a page, what is written in one go: most pages whole, and half of what a transport takes before it makes us wait."""
 
 MAX_FRAMES_PER_SECOND = 200
 """Frames that are read of one peer in a second; what comes beyond waits in its own socket.
@@ -85,8 +87,12 @@ class PeerGone(NotifyError):
 class Socket(Protocol):
     """The connection as a session needs it; a WebSocket and an event stream are two of them."""
 
-    async def send(self, message: str | bytes) -> None:
-        """Write a message; waits while the peer reads slower than this. Raises PeerGone."""
+    async def send(self, *messages: str | bytes) -> None:
+        """Write messages, in one go; waits while the peer reads slower than this. Raises PeerGone."""
+        ...
+
+    def send_now(self, message: str | bytes) -> bool:
+        """Write a message if that needs no waiting; tell whether it was done."""
         ...
 
     async def receive(self) -> str | bytes:
@@ -119,6 +125,16 @@ class Limits:
     ping_interval: float
 
 
+@dataclass(slots=True)
+class _Part:
+    """What is written in one go: up to which seq it goes, the messages, and the entries they tell of."""
+
+    passed: int = 0
+    messages: list[str | bytes] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    size: int = 0
+
+
 class Session:
     """One open connection of one device of one user."""
 
@@ -146,7 +162,6 @@ class Session:
         "_skipped_to",
         "_socket",
         "_store",
-        "_unacked_bytes",
         "_verify",
         "_window",
         "_writing_since",
@@ -184,9 +199,7 @@ class Session:
         self._acked = 0  # what the device's cursor is, or will be once the acks on their way are down
         self._skipped_to = 0  # so far a client resumed ahead of its cursor: only its own ack says that it has all that
         self._head = 0
-        # (seq, bytes, when it was accepted: 0 unless it was sent live) of what is sent and not acknowledged
-        self._window: deque[tuple[int, int, float]] = deque()
-        self._unacked_bytes = 0
+        self._window = Window(limits.max_unacked, limits.max_unacked_bytes)
         self._answers: list[ServerFrame] = []
         self._answers_room: asyncio.Event | None = None
         self._offers: list[str | bytes] = []  # messages that are not stored, waiting to be written
@@ -218,6 +231,35 @@ class Session:
         if head > self._head:
             self._head = head
             self._start_pump()
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Send the entry that came with its wake-up, if it is the next one and nothing is in the way; else fetch it."""
+        if delivery.seq <= self._head:
+            return
+        self._head = delivery.seq
+        if not (self._is_idle and self._position == delivery.seq - 1 and self._pass_on(delivery)):
+            self._start_pump()
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether all that there was to say is written, and nothing is in the way of more."""
+        waiting = self._pump_task is not None or self._answers or self._offers or self._window.is_full
+        return self._caught_up and self._closing is None and not self._over and not waiting
+
+    def _pass_on(self, delivery: Delivery) -> bool:
+        """Write an entry at once. Returns False, and nothing happened, when that would need waiting or can't be done."""
+        try:
+            message = delivery.encode(self._codec)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return False  # the pump will count it, and pass over it
+        if not self._socket.send_now(message):
+            return False
+        self._quiet_since = time.monotonic()
+        self._pass(_Part(delivery.seq, [message], [delivery.entry]))
+        self._count((delivery.entry,))
+        if not self._window:
+            self._settle()
+        return True
 
     def leave(self, close: Close, *, retry_after: float | None = None) -> None:
         """Say goodbye with a `disconnect` frame, close, end. The first reason counts."""
@@ -394,16 +436,13 @@ class Session:
         """Take a cumulative ack. Beyond what was sent, or behind what is acknowledged, it means nothing."""
         if seq > self._position:
             return
-        before = len(self._window)
-        while self._window and self._window[0][0] <= seq:
-            _seq, size, accepted = self._window.popleft()
-            self._unacked_bytes -= size
-            if accepted:
-                self._store.activity.count_ack_latency(clock.now() - accepted)
-        acknowledged = before - len(self._window)
-        self._store.activity.count_acks(acknowledged)
-        if acknowledged:
+        if acknowledged := self._window.acknowledge(seq):
             self._frames -= 1
+            self._store.activity.count_acks(len(acknowledged))
+            now = clock.now()
+            for accepted in acknowledged:
+                if accepted:
+                    self._store.activity.count_ack_latency(now - accepted)
         if seq >= self._skipped_to:
             self._skipped_to = 0
         self._settle(seq)
@@ -412,7 +451,7 @@ class Session:
 
     def _settle(self, acked: int = 0) -> None:
         """Move the cursor over all that is acknowledged or over: up to the first entry still awaiting its ack."""
-        settled = self._window[0][0] - 1 if self._window else self._position
+        settled = self._window.settled(self._position)
         if self._skipped_to:
             settled = min(settled, acked)
         if settled > self._acked:
@@ -471,12 +510,10 @@ class Session:
 
     async def _chase(self) -> bool:
         """Fetch the next page and send it. Returns False when the window is full: an ack starts the pump again."""
-        entries = self._limits.max_unacked - len(self._window)
-        size = self._limits.max_unacked_bytes - self._unacked_bytes
-        if entries <= 0 or size <= 0:
+        if self._window.is_full:
             return False
         told = self._head
-        page = await self._store.mailboxes.fetch(self.user, self._position, entries, size)
+        page = await self._store.mailboxes.fetch(self.user, self._position, *self._window.room)
         if self._head == told:
             self._head = page.head  # a wake-up that promised more was wrong; believing it would never end
         await self._send_page(page)
@@ -488,31 +525,53 @@ class Session:
             metrics.TRUNCATED.inc()
             await self._write(self._codec.encode(Truncated(from_=self._position + 1, to=page.floor)))
             self._position = page.floor
-        for entry in page.entries:
-            if self._closing is not None:
-                break
+        for part in self._frame_entries(page.entries):
             await self._write_answers()
-            if entry.live:
-                try:
-                    message = self._codec.encode_entry(entry)
-                except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-                    metrics.UNREADABLE.inc()
-                    log.error(  # noqa: TRY400 - its traceback could hold the payload
-                        "entry.unreadable", notification=str(entry.notification_id), reason=type(error).__name__
-                    )
-                else:
-                    if not self._auto_ack:
-                        self._window.append((entry.seq, len(message), self._accepted_at(entry)))
-                        self._unacked_bytes += len(message)
-                    self._position = entry.seq
-                    await self._write(message)
-                    self._count(entry)
-                    continue
-            self._position = entry.seq
+            if self._closing is not None:
+                return
+            await self._write_part(part)
         if page.complete and not page.entries:
             self._position = max(self._position, page.head)
         if not self._window:
             self._settle()
+
+    def _frame_entries(self, entries: Sequence[Entry]) -> Iterator[_Part]:
+        """Yield a page in parts that are written in one go."""
+        part = _Part()
+        for entry in entries:
+            part.passed = entry.seq
+            if entry.live and (message := self._frame(entry)) is not None:
+                part.messages.append(message)
+                part.entries.append(entry)
+                part.size += len(message)
+                if part.size >= WRITE_BYTES:
+                    yield part
+                    part = _Part(entry.seq)
+        yield part
+
+    def _frame(self, entry: Entry) -> str | bytes | None:
+        """Return an entry as it goes on the wire; None, counted, when no codec can encode it."""
+        try:
+            return self._codec.encode_entry(entry)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            metrics.UNREADABLE.inc()
+            log.error(  # noqa: TRY400 - its traceback could hold the payload
+                "entry.unreadable", notification=str(entry.notification_id), reason=type(error).__name__
+            )
+            return None
+
+    async def _write_part(self, part: _Part) -> None:
+        self._pass(part)
+        if part.messages:
+            await self._write(*part.messages)
+            self._count(part.entries)
+
+    def _pass(self, part: _Part) -> None:
+        """Move on past what is now written, or is over."""
+        self._position = max(self._position, part.passed)
+        if not self._auto_ack:
+            for message, entry in zip(part.messages, part.entries, strict=True):
+                self._window.add(entry.seq, len(message), self._accepted_at(entry))
 
     def _accepted_at(self, entry: Entry) -> float:
         """Return when a notification was accepted, or 0 for one of the backlog: its wait says nothing about this service."""
@@ -520,16 +579,16 @@ class Session:
             return 0.0
         return entry.queued_at.timestamp()
 
-    def _count(self, entry: Entry) -> None:
-        if entry.context is not None and tracing.active is not None:
-            tracing.active.deliver(
-                entry.context, entry.notification_id, entry.seq, time.monotonic() - self._quiet_since
-            )
-        if entry.kind is Kind.NOTIFICATION and entry.queued_at is not None:
-            accepted = self._accepted_at(entry)
-            self._store.activity.count_delivery(clock.now() - accepted if accepted else None)
-            if self._auto_ack:
-                self._store.activity.count_acks(1)
+    def _count(self, entries: Sequence[Entry]) -> None:
+        now, took = clock.now(), time.monotonic() - self._quiet_since
+        for entry in entries:
+            if entry.context is not None and tracing.active is not None:
+                tracing.active.deliver(entry.context, entry.notification_id, entry.seq, took)
+            if entry.kind is Kind.NOTIFICATION and entry.queued_at is not None:
+                accepted = self._accepted_at(entry)
+                self._store.activity.count_delivery(now - accepted if accepted else None)
+                if self._auto_ack:
+                    self._store.activity.count_acks(1)
 
     async def _write_answers(self) -> None:
         while self._answers:
@@ -538,9 +597,9 @@ class Session:
                 self._answers_room.set()
             await self._write(self._codec.encode(frame))
 
-    async def _write(self, message: str | bytes) -> None:
+    async def _write(self, *messages: str | bytes) -> None:
         self._quiet_since = self._writing_since = time.monotonic()
-        await self._socket.send(message)
+        await self._socket.send(*messages)
         self._writing_since = None
 
     async def _say_goodbye(self, close: Close) -> None:

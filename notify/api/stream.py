@@ -65,13 +65,17 @@ class EventStream:
         self._send = send
         self._transport = scope.get("extensions", {}).get("notify.transport")
 
-    async def send(self, message: str | bytes) -> None:
-        """Write one event; waits while the peer reads slower than this. Raises PeerGone."""
-        body = message.encode() if isinstance(message, str) else message
+    async def send(self, *messages: str | bytes) -> None:
+        """Write events, in one go; waits while the peer reads slower than this. Raises PeerGone."""
+        body = b"".join(message.encode() if isinstance(message, str) else message for message in messages)
         try:
             await self._send({"type": "http.response.body", "body": body, "more_body": True})
         except OSError:
             raise PeerGone from None
+
+    def send_now(self, _message: str | bytes) -> bool:
+        """Leave it to `send`."""
+        return False
 
     async def receive(self) -> str | bytes:
         """Wait for the peer to go: it has nothing to say here. Raises PeerGone."""

@@ -12,7 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from notify.errors import HeadersTooLarge, InvalidRequest, Problem, Unavailable
 from notify.server.limits import Config
-from notify.server.transport import Transport, say_goodbye, write_response
+from notify.server.transport import Cork, Transport, say_goodbye, write_response
 
 MAX_LINE_BYTES = 8_000
 """Of one header line of a handshake: the `websockets` library reads lines up to 8,192 bytes, endings included."""
@@ -108,6 +108,7 @@ class HttpProtocol(HttpToolsProtocol):
             if self._should_upgrade():
                 return
             self.cycle.keep_alive = False  # asked for a protocol that isn't spoken here: answered, then closed
+        self.cycle.transport = Cork(self.transport, self.loop)  # type: ignore[assignment]  # as much of one as it uses
         self.scope["extensions"] = {"notify.transport": Transport(self.transport)}  # type: ignore[dict-item]  # ours
 
     def on_body(self, body: bytes) -> None:

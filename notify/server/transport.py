@@ -1,7 +1,6 @@
 """What is done to a connection beyond its protocol: dropping it, and last words to somebody who may not be reading."""
 
 import asyncio
-from collections.abc import Callable
 
 import msgspec
 
@@ -12,15 +11,10 @@ from notify.errors import Problem
 class Transport:
     """What an application may do to its connection beyond ASGI, as `scope["extensions"]["notify.transport"]`."""
 
-    __slots__ = ("_forget", "_transport")
+    __slots__ = ("_transport",)
 
-    def __init__(self, transport: asyncio.Transport, forget: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._forget = forget
-
-    def forget_handshake(self) -> None:
-        """Let go of what only the beginning of a connection needed: a quarter of what an idle socket costs."""
-        self._forget()
 
     def abort(self) -> None:
         """Drop the connection at once, unsent bytes and all."""
@@ -29,6 +23,45 @@ class Transport:
     def write_buffer_size(self) -> int:
         """Return how many bytes the peer's slowness keeps in this process."""
         return self._transport.get_write_buffer_size()
+
+
+class Cork:
+    """An answer's transport, which holds back its head until its body comes: one system call instead of two.
+
+    A body that does not come at once, as a stream's, holds up nothing: the head goes out with the loop's next turn.
+    """
+
+    __slots__ = ("_held", "_loop", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        """Write; the first part waits for the second, for a turn at most."""
+        if self._held is None:
+            self._held = data
+            self._loop.call_soon(self._flush)
+        elif self._held:
+            held, self._held = self._held, b""
+            self._transport.write(held + data)
+        else:
+            self._transport.write(data)
+
+    def _flush(self) -> None:
+        if self._held:
+            held, self._held = self._held, b""
+            self._transport.write(held)
+
+    def is_closing(self) -> bool:
+        """Tell whether nothing more can be written."""
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        """Close once all of it is out."""
+        self._flush()
+        self._transport.close()
 
 
 def say_goodbye(transport: asyncio.Transport, last_words: bytes) -> None:

@@ -144,6 +144,9 @@ DECLARE
     hit_ords bigint[];   -- positions in the arrays whose collapse key replaces a pending entry ...
     hit_users text[];
     hit_seqs bigint[];   -- ... and the seq of that entry
+    new_ids uuid[];      -- the new entries' notifications,
+    new_users text[];    -- users
+    new_seqs bigint[];   -- and seqs
     moment timestamptz;
 BEGIN
     -- Gives each mailbox its new head and holds it until the commit; creates those that do not exist. Primary key.
@@ -195,10 +198,14 @@ BEGIN
         SELECT h.ord, 0, h.u, 2, e.notification_id, h.s
         FROM unnest(hit_ords, hit_users, hit_seqs) AS h (ord, u, s)
         JOIN notify.entry AS e ON e.user_id = h.u AND e.seq = h.s
+    ), entered AS (
+        INSERT INTO notify.entry (user_id, seq, kind, notification_id, target, at)
+        SELECT v.u, m.head + 1 - row_number() OVER (PARTITION BY v.u ORDER BY v.ord DESC, v.step DESC), v.kind, v.id, v.target, moment
+        FROM event AS v JOIN notify.mailbox AS m ON m.user_id = v.u
+        RETURNING user_id, seq, kind, notification_id
     )
-    INSERT INTO notify.entry (user_id, seq, kind, notification_id, target, at)
-    SELECT v.u, m.head + 1 - row_number() OVER (PARTITION BY v.u ORDER BY v.ord DESC, v.step DESC), v.kind, v.id, v.target, moment
-    FROM event AS v JOIN notify.mailbox AS m ON m.user_id = v.u;
+    SELECT array_agg(e.notification_id), array_agg(e.user_id), array_agg(e.seq) INTO new_ids, new_users, new_seqs
+    FROM entered AS e WHERE e.kind = 1;
 
     IF array_remove(keys, NULL) <> '{}' THEN
         -- Within this batch a later one replaces an earlier one that nobody can have seen: it ends without a retract.
@@ -221,8 +228,11 @@ BEGIN
         ON CONFLICT (user_id, key) DO UPDATE SET seq = excluded.seq;
     END IF;
 
-    PERFORM notify.truncate_pending(users, max_pending, moment);
-    PERFORM notify.wake(users);
+    IF notify.truncate_pending(users, max_pending, moment) THEN
+        PERFORM notify.wake(users);
+    ELSE
+        PERFORM notify.tell(new_users, new_ids, new_seqs, moment);
+    END IF;
 END $$;
 
 -- Whether a notification's entry is read: under the mailbox's read mark, or marked by itself. Both by primary key.
@@ -237,8 +247,9 @@ $$;
 -- retract. Where at least three of sixteen of the rest, taken at random, are over, the few pending ones that would go are queued
 -- again at the head instead (they end with reason 4), read as they were: while at most half is pending, one in five hundred is
 -- mistaken for one too many; while a third is, one in twenty-five thousand.
--- The callers hold the mailboxes, and wake the users. Primary keys only; almost always one comparison a mailbox.
-CREATE FUNCTION notify.truncate_pending(users text[], max_pending bigint, moment timestamptz) RETURNS void
+-- The callers hold the mailboxes, and wake the users; answers whether anything went. Primary keys only; almost always one
+-- comparison a mailbox.
+CREATE FUNCTION notify.truncate_pending(users text[], max_pending bigint, moment timestamptz) RETURNS boolean
 LANGUAGE plpgsql AS $$
 DECLARE
     full_users text[];   -- over-full mailboxes,
@@ -251,7 +262,7 @@ BEGIN
         FROM notify.mailbox AS m WHERE m.user_id = ANY (users) AND m.head - m.floor > max_pending
     ) AS f WHERE f.head - f.base > max_pending;
     IF full_users IS NULL THEN
-        RETURN;
+        RETURN false;
     END IF;
     WITH going AS MATERIALIZED (
         SELECT f.u, f.floor, e.seq, e.notification_id, n.collapse_key
@@ -297,6 +308,7 @@ BEGIN
     )
     UPDATE notify.collapse_slot AS s SET seq = q.new_seq
     FROM queued AS q WHERE s.user_id = q.u AND s.key = q.collapse_key AND s.seq = q.old_seq;
+    RETURN true;
 END $$;
 
 -- Tells every node that these heads moved: lines of "user TAB head", as few NOTIFYs as fit (a payload is under 8,000 bytes;
@@ -310,6 +322,39 @@ BEGIN
         FROM (
             SELECT m.user_id, m.user_id || E'\t' || m.head AS line FROM notify.mailbox AS m WHERE m.user_id = ANY (users)
         ) AS heads
+    ) AS parts
+    GROUP BY part;
+END $$;
+
+-- The same of new entries, and for small notifications what they say as well, so that nobody has to fetch them:
+-- "user TAB seq TAB queued TAB id TAB created TAB type TAB producer TAB context TAB data", times in microseconds since
+-- 1970. Of whatever does not fit into such a line (long, or with a line end or tab in it), is over within a second or may be
+-- replaced, only the seq; of all of them beyond a number that every node should have to read, and where text is not UTF-8.
+-- A user's lines come in the order of the seqs. Primary key.
+CREATE FUNCTION notify.tell(users text[], ids uuid[], seqs bigint[], moment timestamptz) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    queued bigint := extract(epoch FROM moment) * 1000000;
+BEGIN
+    IF cardinality(ids) > 1000 OR getdatabaseencoding() <> 'UTF8' THEN
+        PERFORM notify.wake(users);
+        RETURN;
+    END IF;
+    PERFORM pg_notify('notify_wake', string_agg(line, E'\n' ORDER BY u, s))
+    FROM (
+        SELECT u, s, line, sum(octet_length(line) + 1) OVER (ORDER BY u, s) / 6900 AS part
+        FROM (
+            SELECT e.u, e.s, CASE WHEN octet_length(c.line) <= 1041 THEN c.line ELSE e.u || E'\t' || e.s END AS line
+            FROM unnest(users, ids, seqs) AS e (u, id, s) JOIN notify.notification AS n ON n.id = e.id
+            CROSS JOIN LATERAL (
+                SELECT CASE WHEN n.codec = 0 AND n.collapse_key IS NULL AND n.expires_at > moment + interval '1 second'
+                    AND octet_length(n.data) <= 900 AND position('\x09'::bytea IN n.data) = 0 AND position('\x0a'::bytea IN n.data) = 0
+                    AND strpos(concat(n.type, n.context), E'\t') = 0 AND strpos(concat(n.type, n.context), E'\n') = 0
+                THEN concat_ws(E'\t', e.u, e.s, queued, n.id, (extract(epoch FROM n.created_at) * 1000000)::bigint,
+                               n.type, n.producer, COALESCE(n.context, ''), convert_from(n.data, 'UTF8'))
+                END AS line OFFSET 0
+            ) AS c
+        ) AS told
     ) AS parts
     GROUP BY part;
 END $$;

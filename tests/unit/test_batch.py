@@ -354,6 +354,29 @@ async def test_a_caller_that_leaves_does_not_take_along_who_was_joined_with_it()
         assert await staying == "ANN.2"
 
 
+async def test_what_comes_during_a_flight_leaves_together_when_it_lands() -> None:
+    statement = Statement(held=True)
+    async with bounded(), Lane("test", statement.run, flights=3) as lane:
+        first = lane.put("a")
+        await statement.began.wait()
+        rest = [lane.put("b"), lane.put("c")]
+        await asyncio.sleep(0)
+        statement.gate.set()
+        assert await asyncio.gather(first, *rest) == ["A", "B", "C"]
+    assert statement.batches == [["a"], ["b", "c"]]
+
+
+async def test_nobody_waits_long_for_a_flight_that_is_held_up() -> None:
+    statement = Statement(held=True)
+    async with bounded(), Lane("test", statement.run, flights=2) as lane:
+        first = lane.put("a")
+        await statement.began.wait()
+        second = lane.put("b")
+        await until(lambda: statement.running == 2)
+        statement.gate.set()
+        assert [await first, await second] == ["A", "B"]
+
+
 async def test_no_more_statements_than_flights_at_once() -> None:
     statement = Statement(held=True)
     async with bounded(), Lane("test", statement.run, flights=2, max_items=1) as lane:

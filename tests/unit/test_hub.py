@@ -2,7 +2,7 @@
 
 from notify.auth import Identity
 from notify.errors import Close
-from notify.hub import Hub, Offer
+from notify.hub import Delivery, Hub, Offer
 from notify.ids import mint_id
 
 
@@ -21,6 +21,9 @@ class Recorder:
 
     def wake(self, head: int) -> None:
         self.told.append(head)
+
+    def deliver(self, delivery: Delivery) -> None:
+        self.told.append(delivery)
 
     def offer(self, message: Offer) -> None:
         self.told.append(message)
