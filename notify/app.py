@@ -28,6 +28,7 @@ from notify.api.docs import docs, openapi_config, openapi_json
 from notify.api.event_sending import EventSending
 from notify.api.health import livez, metrics, readyz
 from notify.api.inbox import acknowledge, list_devices, list_inbox, mark_read, remove_device
+from notify.api.options import complete_options
 from notify.api.producers import (
     PATH_BATCH,
     PATH_SEND,
@@ -175,7 +176,7 @@ class Application:
         async def stream(scope: Scope, receive: Receive, send: Send) -> None:
             await self._need_running().streaming.serve(scope, receive, send)
 
-        return Litestar(
+        web = Litestar(
             route_handlers=[
                 send_one,
                 send_batch,
@@ -222,6 +223,7 @@ class Application:
             openapi_config=openapi_config(),
             logging_config=None,
         )
+        return complete_options(web)
 
     @property
     def _services(self) -> Services:

@@ -15,6 +15,7 @@ RANDOM_MASK = (1 << 62) - 1
 RANDOM_BYTES = 8  # the whole bytes that cover the 62 bits of rand_b
 SUBMILLISECOND_BITS = 12  # rand_a holds the fraction of the millisecond, in steps of about 244 ns
 NANOSECONDS = 1_000_000  # in a millisecond
+MILLISECONDS_SHIFT = 80  # bits behind the milliseconds
 
 _latest = 0  # the (milliseconds, fraction) of the id minted last, as one number of 60 bits
 
@@ -34,4 +35,9 @@ def mint_id() -> uuid.UUID:
     _latest = instant
     milliseconds, fraction = instant >> SUBMILLISECOND_BITS, instant & 0xFFF
     noise = int.from_bytes(os.urandom(RANDOM_BYTES), "big") & RANDOM_MASK
-    return uuid.UUID(int=milliseconds << 80 | VERSION_7 | fraction << 64 | VARIANT | noise)
+    return uuid.UUID(int=milliseconds << MILLISECONDS_SHIFT | VERSION_7 | fraction << 64 | VARIANT | noise)
+
+
+def read_time(identity: uuid.UUID) -> float:
+    """Return when an id of ours was minted, in unix seconds; of any other id it says nothing."""
+    return (identity.int >> MILLISECONDS_SHIFT) / 1000

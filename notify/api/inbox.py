@@ -1,7 +1,7 @@
 """For front ends: the inbox, its read marks, one's devices."""
 
 from datetime import datetime
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import msgspec
 from litestar import Request, delete, get, post
@@ -51,6 +51,7 @@ class Unread(msgspec.Struct, frozen=True):
 class ReadRequest(msgspec.Struct, forbid_unknown_fields=True):
     """What to mark read: everything up to a seq, or these seqs."""
 
+    published: ClassVar = {"oneOf": [{"required": ["up_to"]}, {"required": ["seqs"]}]}
     up_to: Seq | UnsetType = UNSET
     seqs: Seqs | UnsetType = UNSET
 
@@ -105,7 +106,8 @@ async def list_inbox(  # noqa: PLR0913, PLR0917 - one parameter a query paramete
     """Return the caller's notifications, newest first; what expired, was cancelled or replaced is gone."""
     identity = await identify(request, services)
     size = read_limit(limit)
-    start = read_integer(cursor if cursor is not None else before, "before", default=MAX_SEQ, low=0, high=MAX_SEQ)
+    name, place = ("before", before) if cursor is None else ("cursor", cursor)
+    start = read_integer(place, name, default=MAX_SEQ, low=0, high=MAX_SEQ)
     found = await services.store.inbox.items(
         identity.subject, before=start, limit=size + 1, unread=read_flag(unread, "unread")
     )

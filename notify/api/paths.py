@@ -9,13 +9,19 @@ import binascii
 from urllib.parse import unquote
 
 from notify.errors import FieldError, InvalidRequest
-from notify.model import is_identifier
+from notify.model import ID_LENGTH, is_identifier
 
 MAX_LIMIT = 500
 DEFAULT_LIMIT = 50
 """Items of a page."""
 
 MAX_SEQ = 2**63 - 1
+
+PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$"
+"""A name's characters, as a JSON Schema says it: lone surrogates are no text there in the first place."""
+
+IDENTIFIER_SCHEMA = {"type": "string", "minLength": 1, "maxLength": ID_LENGTH, "pattern": PRINTABLE}
+"""What `is_identifier` takes, for the published reference."""
 
 
 def read_segment(segment: str, name: str) -> str:

@@ -8,13 +8,13 @@ import hashlib
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
 from litestar import Request, delete, get
 from litestar.di import NamedDependency
-from litestar.params import FromQuery, PathParameter
+from litestar.params import FromPath, FromQuery
 
 from notify import clock, tracing
 from notify.api.access import require
@@ -285,12 +285,9 @@ def refuse_key(incoming: Incoming) -> None:
         raise InvalidRequest(f"Idempotency-Key {detail}", errors=[FieldError("/Idempotency-Key", detail)])
 
 
-NotificationId = Annotated[str, PathParameter(description="The id that sending answered with.")]
-
-
 @get("/v1/notifications/{notification_id:str}", summary="Follow a notification", tags=["Apps"])
 async def get_notification(
-    request: Request[Any, Any, Any], services: NamedDependency[Services], notification_id: NotificationId
+    request: Request[Any, Any, Any], services: NamedDependency[Services], notification_id: FromPath[str]
 ) -> SentNotification:
     """Return one of the caller's own notifications, with how many recipients stand at each status.
 
@@ -353,7 +350,7 @@ class Receipts(msgspec.Struct, frozen=True):
 async def list_recipients(
     request: Request[Any, Any, Any],
     services: NamedDependency[Services],
-    notification_id: NotificationId,
+    notification_id: FromPath[str],
     limit: FromQuery[str | None] = None,
     cursor: FromQuery[str | None] = None,
 ) -> Receipts:
@@ -372,7 +369,7 @@ async def list_recipients(
 
 @delete("/v1/notifications/{notification_id:str}", summary="Withdraw a notification", tags=["Apps"])
 async def cancel_notification(
-    request: Request[Any, Any, Any], services: NamedDependency[Services], notification_id: NotificationId
+    request: Request[Any, Any, Any], services: NamedDependency[Services], notification_id: FromPath[str]
 ) -> None:
     """Withdraw one of the caller's notifications from everyone who has not acknowledged it. Again changes nothing.
 

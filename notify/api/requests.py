@@ -3,13 +3,14 @@
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from notify import clock
 from notify.api.body import MAX_ERRORS, UNREADABLE, Checks, decode_as
+from notify.api.paths import IDENTIFIER_SCHEMA
 from notify.errors import FieldError, InvalidRequest, TooLarge
 from notify.ids import mint_id
 from notify.model import ID_LENGTH, Codec, Notification, is_identifier
@@ -81,6 +82,14 @@ TopicName = Annotated[
 class SendRequest(msgspec.Struct, forbid_unknown_fields=True):
     """One notification to send, to users or to a topic."""
 
+    published: ClassVar = {
+        "oneOf": [{"required": ["to"]}, {"required": ["topic"]}],
+        "properties": {
+            "to": {
+                "anyOf": [IDENTIFIER_SCHEMA, {"type": "array", "items": IDENTIFIER_SCHEMA, "minItems": 1}],
+            }
+        },
+    }
     type: NotificationType
     # No constraints in here: msgspec 0.22 frees a pattern in a union with a list twice. See `check_recipients`.
     to: Annotated[str | list[str], Meta(description="A user id, or a list of them.")] | UnsetType = UNSET

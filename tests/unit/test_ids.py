@@ -8,7 +8,7 @@ import uuid
 import pytest
 
 from notify import ids
-from notify.ids import mint_id
+from notify.ids import mint_id, read_time
 
 
 def test_an_id_is_a_version_7_uuid_that_tells_when_it_was_minted() -> None:
@@ -19,6 +19,7 @@ def test_an_id_is_a_version_7_uuid_that_tells_when_it_was_minted() -> None:
     assert minted.variant == uuid.RFC_4122
     # A burst before this test may have pushed the ids ahead of the clock, by 244 ns each.
     assert before <= minted.int >> 80 <= after + 100
+    assert read_time(minted) == (minted.int >> 80) / 1000
 
 
 def test_ids_rise_however_fast_they_are_minted() -> None:

@@ -1,21 +1,19 @@
 """The deny list: whose tokens are refused although they are signed."""
 
 from datetime import datetime
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import msgspec
 from litestar import Request, delete, get, put
 from litestar.di import NamedDependency
-from litestar.params import FromQuery, PathParameter
+from litestar.params import FromPath, FromQuery
 
 from notify.api.admin.common import now, read_place, require_reader, require_writer, write_place
+from notify.api.described import describe
 from notify.api.paths import read_limit, read_segment
 from notify.api.services import Services
 from notify.errors import NotFound
 from notify.store.denials import DenialKind
-
-Kind = Annotated[str, PathParameter(description="`sub` denies every token of a user or app, `jti` a single token.")]
-Value = Annotated[str, PathParameter(description="The subject or the token's id, percent-encoded as one segment.")]
 
 
 class DenialItem(msgspec.Struct, frozen=True):
@@ -60,8 +58,16 @@ async def list_denylist(
     )
 
 
-@put("/v1/admin/denylist/{kind:str}/{value:str}", status_code=204, summary="Deny a token or a subject", tags=["Admins"])
-async def deny(request: Request[Any, Any, Any], services: NamedDependency[Services], kind: Kind, value: Value) -> None:
+@put(
+    "/v1/admin/denylist/{kind:str}/{value:str}",
+    status_code=204,
+    summary="Deny a token or a subject",
+    tags=["Admins"],
+    opt=describe(problems=(NotFound,)),
+)
+async def deny(
+    request: Request[Any, Any, Any], services: NamedDependency[Services], kind: FromPath[str], value: FromPath[str]
+) -> None:
     """Refuse these tokens from now on, everywhere; open sockets close with 4401 within a second. Twice is once."""
     identity = await require_writer(request, services)
     await services.store.denials.deny(identity.subject, read_kind(kind), read_segment(value, "value"))
@@ -70,7 +76,7 @@ async def deny(request: Request[Any, Any, Any], services: NamedDependency[Servic
 
 @delete("/v1/admin/denylist/{kind:str}/{value:str}", summary="Take one off the deny list", tags=["Admins"])
 async def allow_denied(
-    request: Request[Any, Any, Any], services: NamedDependency[Services], kind: Kind, value: Value
+    request: Request[Any, Any, Any], services: NamedDependency[Services], kind: FromPath[str], value: FromPath[str]
 ) -> None:
     """Accept these tokens again. Idempotent."""
     identity = await require_writer(request, services)

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from notify.api.paths import DEFAULT_LIMIT, MAX_LIMIT
+from notify.api.paths import DEFAULT_LIMIT, IDENTIFIER_SCHEMA, MAX_LIMIT
 from notify.gateway import DEFAULT_DEVICE, MAX_EPOCH, MAX_SEQ
-from notify.model import ID_LENGTH
 
 Schema = dict[str, Any]
 
-IDENTIFIER: Schema = {"type": "string", "minLength": 1, "maxLength": ID_LENGTH}
+IDENTIFIER: Schema = IDENTIFIER_SCHEMA
+UUID: Schema = {"type": "string", "format": "uuid"}
 SEQ: Schema = {"type": "integer", "minimum": 0, "maximum": MAX_SEQ}
 SEGMENT = "Percent-encoded as one segment; none of its characters is a control character."
 
@@ -39,7 +39,17 @@ PATH: dict[str, tuple[str, Schema]] = {
     "topic": (f"A topic's name. {SEGMENT}", IDENTIFIER),
     "device": (f"A device's name. {SEGMENT}", IDENTIFIER),
     "app": (f"An app's id, the `sub` of its tokens. {SEGMENT}", IDENTIFIER),
+    "notification_id": ("The id that sending answered with.", UUID),
+    "session": ("The session's id, as `welcome` and the list of sessions have it.", UUID),
+    "kind": (
+        "`sub` denies every token of a user or app, `jti` a single token.",
+        {"type": "string", "enum": ["sub", "jti"]},
+    ),
+    "value": (f"The subject or the token's id. {SEGMENT}", IDENTIFIER),
 }
+
+HEADERS: dict[str, Schema] = {"Idempotency-Key": IDENTIFIER}
+"""What a request header may be, where that is less than any text."""
 
 KNOWN = {"query": QUERY, "path": PATH}
 """By where a parameter stands."""

@@ -19,7 +19,7 @@ from notify import __version__
 from notify.api.described import OPT, Answer, Description
 from notify.api.reference.audiences import AUDIENCES, SCOPES, find_audience
 from notify.api.reference.lean import LEAN_ROUTES
-from notify.api.reference.parameters import build_parameter, tidy_parameter
+from notify.api.reference.parameters import HEADERS, build_parameter, tidy_parameter
 from notify.api.reference.problems import PROBLEM_SCHEMA, build_response, refer_to
 from notify.api.reference.schemas import find_structs, generate, refer
 from notify.errors import (
@@ -169,7 +169,13 @@ def complete(operation: Document, path: str, method: str, description: Descripti
     scope = None if description.public else scope
     parameters = [tidy_parameter(parameter) for parameter in operation.get("parameters", ())]
     parameters += [
-        {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
+        {
+            "name": name,
+            "in": "header",
+            "required": False,
+            "description": text,
+            "schema": HEADERS.get(name, {"type": "string"}),
+        }
         for name, text in description.headers.items()
     ]
     body = operation.get("requestBody")
