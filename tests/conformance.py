@@ -26,6 +26,10 @@ EXPLAINED = {
     ".*/(collapse_key|deliver_at): can't go together with `ttl: 0`.*": "the combination is told in words",
     "/Idempotency-Key: can't go together with `ttl: 0`.*": "the same, of a header and the body",
     "/notifications: ttl must be 0 for all notifications of a batch or for none": "the same, of a batch",
+    ".*: can't go together with `data`": "the same, of an event's data and its bytes",
+    ".*: must be (text without control characters|a media type|a string, an integer of 32 bits or a boolean)": (
+        "what CloudEvents says of every attribute of an event, those that nobody knows included"
+    ),
     ".*/data.*: .*": "what not every client can read back: numbers beyond 64 bits or doubles, NUL, 64 levels and more",
 }
 """What is refused although it fits the schema, as `pointer: detail`, and why the schema doesn't say so."""

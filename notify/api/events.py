@@ -8,12 +8,11 @@ formats/json-format.md for structured mode, bindings/http-protocol-binding.md fo
 """
 
 import base64
-import binascii
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -64,6 +63,12 @@ _DIGITS = re.compile(r"-?[0-9]{1,10}")
 
 class EventRequest(msgspec.Struct):
     """A notification to send, as a CloudEvent 1.0. Further attributes are handed on to clients that take events."""
+
+    published: ClassVar = {
+        "properties": {"source": {"format": "uri-reference"}, "dataschema": {"format": "uri"}},
+        "propertyNames": {"pattern": "^([a-z0-9]+|data_base64)$"},
+        "additionalProperties": {"type": ["string", "integer", "boolean"]},
+    }
 
     specversion: Literal["1.0"]
     id: Annotated[
@@ -206,7 +211,7 @@ class EventReader:
     def _read_base64(self, raw: Raw, pointer: str) -> bytes:
         try:
             return base64.b64decode(msgspec.json.decode(raw, type=str), validate=True)
-        except (msgspec.MsgspecError, UnicodeError, binascii.Error):
+        except (msgspec.MsgspecError, ValueError):  # of binascii, of text that is no ASCII
             self._errors.append(FieldError(pointer, "must be bytes in base64"))
             return b""
 

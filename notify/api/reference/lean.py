@@ -75,12 +75,12 @@ LEAN_ROUTES = (
             headers=KEY_HEADER,
             answers={
                 201: Answer(
-                    "Stored.",
-                    Sent,
+                    "Stored. Several events are answered as a batch is.",
+                    Sent | BatchSent,
                     headers={"Location": "Where to follow the notification.", **REPLAYED_HEADER},
                     example={"id": EXAMPLE_ID, "recipients": 1, "created_at": EXAMPLE_TIME},
                 ),
-                202: Answer("With `ttl: 0`: handed to whoever is connected, not stored.", Sent),
+                202: Answer("With `ttl: 0`: handed to whoever is connected, not stored.", Sent | BatchSent),
             },
             problems=(InFlight, KeyReused, RateLimited),
         ),

@@ -57,6 +57,8 @@ def make_portable(value: Any) -> Any:
 
 def refer(kind: Any) -> Schema:
     """Return the schema of any type; structs in it are referred to, their schemas come from `generate`."""
+    if get_origin(kind) in {UnionType, Union}:  # of structs without tags, which msgspec can't tell apart; people can
+        return {"anyOf": [refer(member) for member in get_args(kind)]}
     (schema,), _ = msgspec.json.schema_components([adapt(kind)], ref_template=REFERENCE)
     return schema
 
