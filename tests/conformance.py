@@ -30,6 +30,8 @@ EXPLAINED = {
     ".*: must be (text without control characters|a media type|a string, an integer of 32 bits or a boolean)": (
         "what CloudEvents says of every attribute of an event, those that nobody knows included"
     ),
+    "/url: .*": "where a URL leads is looked at",
+    "/secret: .*": "base64 says more than a pattern can",
     ".*/data.*: .*": "what not every client can read back: numbers beyond 64 bits or doubles, NUL, 64 levels and more",
 }
 """What is refused although it fits the schema, as `pointer: detail`, and why the schema doesn't say so."""

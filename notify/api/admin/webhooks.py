@@ -34,11 +34,20 @@ class WebhookRequest(msgspec.Struct, forbid_unknown_fields=True):
     """Where to call, and what to sign with."""
 
     url: Annotated[
-        str, Meta(description="https, to an address of the public internet.", examples=["https://shop.example/hook"])
+        str,
+        Meta(
+            description="https, to an address of the public internet.",
+            examples=["https://shop.example/hook"],
+            extra_json_schema={"format": "uri"},
+        ),
     ]
     secret: (
         Annotated[
-            str, Meta(description="`whsec_` and 24 to 64 bytes in base64; made and told once when it is left out.")
+            str,
+            Meta(
+                description="`whsec_` and 24 to 64 bytes in base64; made and told once when it is left out.",
+                extra_json_schema={"pattern": "^whsec_[A-Za-z0-9+/]{32,86}={0,2}$"},
+            ),
         ]
         | UnsetType
     ) = UNSET
