@@ -30,7 +30,10 @@ EXPLAINED = {
     ".*: must be (text without control characters|a media type|a string, an integer of 32 bits or a boolean)": (
         "what CloudEvents says of every attribute of an event, those that nobody knows included"
     ),
-    "/url: .*": "where a URL leads is looked at",
+    "/(url|endpoint): .*": "where a URL leads is looked at",
+    "/endpoint: is required, either as a parameter or in a body": "no schema spans the two",
+    "/keys/.*: .*": "whether a key is a point of its curve is computed",
+    "/expirationTime: .*": "depends on the clock",
     "/secret: .*": "base64 says more than a pattern can",
     ".*/data.*: .*": "what not every client can read back: numbers beyond 64 bits or doubles, NUL, 64 levels and more",
 }

@@ -124,9 +124,9 @@ async def remove_push_subscription(
 ) -> None:
     """Push nothing more to this browser: named by `?endpoint=`, or by a body like the one it was subscribed with. Idempotent."""
     identity = await identify(request, services)
+    if (endpoint is None) == ("content-type" not in request.headers):
+        raise refuse("/endpoint", "is required, either as a parameter or in a body")
     if endpoint is None:
-        if "content-type" not in request.headers:
-            raise refuse("/endpoint", "is required, as a parameter or in a body")
         endpoint = _endpoint.decode(*await read_request_body(request, services)).endpoint
     await services.store.push.remove(identity.subject, endpoint)
 
