@@ -186,7 +186,7 @@ BEGIN
     INSERT INTO notify.webhook AS w (app, url, secret, set_by) VALUES (app, url, secret, actor)
     ON CONFLICT ON CONSTRAINT webhook_pkey DO UPDATE
     SET url = excluded.url, secret = excluded.secret, set_by = excluded.set_by, set_at = excluded.set_at,
-        failures = 0, rest_until = '-infinity';
+        last_at = NULL, last_result = NULL, failures = 0, rest_until = '-infinity';
     UPDATE notify.webhook_call AS c SET next_at = moment WHERE c.app = set_webhook.app AND c.next_at > moment AND NOT c.held;
     SELECT count(*) INTO waiting FROM notify.webhook_call AS c WHERE c.app = set_webhook.app AND c.next_at IS NOT NULL;
     RETURN notify.write_audit(actor, 'set webhook', app, waiting, host);

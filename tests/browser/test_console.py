@@ -197,9 +197,13 @@ async def test_nothing_stands_in_the_way_of_assistive_technology(
     service: Service, make_console: "Callable[..., AbstractAsyncContextManager[Console]]"
 ) -> None:
     found = await service.send(["alice", "bob"], {"order": 7}, type="order.shipped")
+    await service.store.webhooks.set(
+        "root", "shop", url=f"https://shop.example/{'hook' * 50}", secret=b"s" * 32, host="shop.example"
+    )
     pages = (
         "", "/queues", "/queues?sort=age&q=none", "/user?id=alice", "/user?id=nobody", f"/notification?id={found}&payload=shown",
-        "/sessions", "/producers", "/system", "/audit", "/denylist", "/send", "/act/purge?user=alice", "/nowhere",
+        "/sessions", "/producers", "/webhooks", "/webhook?app=shop",
+        "/system", "/audit", "/denylist", "/send", "/act/purge?user=alice", "/nowhere",
     )  # fmt: skip
     rules = AXE.read_text(encoding="utf-8")
     faults = {}

@@ -19,7 +19,7 @@ from tests.service import SEND, Service, mint_token, stands_at, until
 
 README = Path(__file__).parents[2] / "README.md"
 END = "--- the end of a line"
-SHORTHANDS = 3
+SHORTHANDS = 4
 """The first lines of the block, which the others use."""
 
 
@@ -36,6 +36,7 @@ def read_lines(service: Service) -> list[str]:
     for command, token in (
         ("--sub shop --scope notifications:send", mint_token("shop", scope=SEND)),
         ("--sub alice", mint_token("alice")),
+        ("--sub root --scope queues:write", mint_token("root", scope="queues:write")),
     ):
         block = block.replace(f"$(.venv/bin/notify token {command})", token)
     assert ".venv" not in block
@@ -96,7 +97,17 @@ async def test_each_line_does_what_it_says(service: Service) -> None:
         [line] = [line for line in said if fragment in line]
         return said.pop(line)
 
-    stored = ('"ttl": 60', "collapse_key", "deliver_at", "Idempotency-Key", "msgpack", "cloudevents", '"topic"')
+    assert take("admin/webhooks")["secret"].startswith("whsec_")
+    stored = (
+        '"ttl": 60',
+        "collapse_key",
+        "deliver_at",
+        "Idempotency-Key",
+        "msgpack",
+        "cloudevents",
+        '"topic"',
+        "undelivered_after",
+    )
     for fragment in ('"ttl": 0', *stored):
         answer = take(fragment)
         assert (answer["recipients"], set(answer)) == (1, {"id", "recipients", "created_at"}), answer
