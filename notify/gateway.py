@@ -121,11 +121,13 @@ class Gateway:
     async def __call__(self, scope: Scope_, receive: Receive, send: Send) -> None:
         """Serve one WebSocket from its handshake to its end."""
         await receive()  # websocket.connect
-        if self.draining or self._waiting >= self._settings.max_pending_auth:
-            await refuse(scope, send)
-            return
         headers = read_headers(scope)
         offered: Sequence[str] = scope.get("subprotocols", ())
+        # Those who have said nothing of themselves yet must not keep out those who bring a token along.
+        crowded = self._waiting >= self._settings.max_pending_auth and find_token(headers, offered) is None
+        if self.draining or crowded:
+            await refuse(scope, send)
+            return
         chosen = next(
             (name for name in offered if name in WIRES), None
         )  # in the client's order (RFC 6455, section 1.9)

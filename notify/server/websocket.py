@@ -20,6 +20,18 @@ from notify.server.transport import Transport, say_goodbye, write_response
 MAX_PARTS = 64
 """Fragments of a message kept apart: one of two bytes costs forty."""
 
+PLAIN_BYTES = 8_192
+"""Of what is received at once, how much may be read without the parser, in one go: 300 acks, two milliseconds."""
+
+SLICE_BYTES = 1_024
+"""Of anything else, how much is parsed at a time: 170 of the smallest frames, a millisecond."""
+
+MAX_LESSER = 100
+"""Frames that are no message (pings, pongs, fragments) read of a peer without a rest; messages are the session's to pace."""
+
+REST_SECONDS = 0.04
+"""How long those last: 2,500 a second, of which nobody else notices anything."""
+
 MAX_WAITING = 16
 """Small messages that wait for the application before no more are read: reading is stopped and begun again at a cost."""
 
@@ -55,25 +67,79 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().__init__(*arguments, **keywords)
         self._deaf = False
         self._in_step = True  # what is received begins with a frame: the parser holds no part of one
+        self._unread = b""  # what came at once and is not parsed yet; while there is any, no more is read
+        self._lesser = 0
+        self._lesser_since = 0.0
+        self._resting: TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
-        """Parse, until it is over. A handshake that can't be read gets an answer."""
+        """Parse, as far as it is fair to everybody else. A handshake that can't be read gets an answer."""
         if self._deaf:
             return
-        if self.handshake_initiated and self._in_step:
-            messages, self._in_step = read_frames(data)
-            if (
-                messages is not None
-                and self.handshake_complete
-                and not self.close_sent
-                and self.conn.state is State.OPEN
-            ):
-                self._hand_on(messages)
-                return
-        super().data_received(data)
         if not self.handshake_initiated:
-            problem = InvalidRequest("the WebSocket handshake can't be read")
-            self._leave(write_response(problem, self.default_headers))
+            super().data_received(data)  # its lines have limits of their own
+            if not self.handshake_initiated:
+                problem = InvalidRequest("the WebSocket handshake can't be read")
+                self._leave(write_response(problem, self.default_headers))
+        elif self._unread or self._resting is not None:
+            self._in_step = False
+            self._unread += data
+        elif not self._read_plain(data):
+            self._unread = data
+            self._parse_on()
+
+    def _read_plain(self, data: bytes) -> bool:
+        """Hand on what needs no parser. Returns whether it was that."""
+        if not self._in_step:
+            return False
+        if len(data) > PLAIN_BYTES:
+            self._in_step = False
+            return False
+        messages, self._in_step = read_frames(data)
+        if messages is None or not self.handshake_complete or self.close_sent or self.conn.state is not State.OPEN:
+            return False
+        self._hand_on(messages)
+        return True
+
+    def _parse_on(self) -> None:
+        """Parse slice after slice, until a message waits for the application or the peer has to rest."""
+        while self._unread and not self.read_paused and not self._deaf:
+            if self._lesser >= MAX_LESSER and self._rest():
+                return
+            part, self._unread = self._unread[:SLICE_BYTES], self._unread[SLICE_BYTES:]
+            super().data_received(part)
+
+    def _rest(self) -> bool:
+        """Read no more for a moment, if the peer sent too much that is no message too fast. Returns whether it did."""
+        now = self.loop.time()
+        left = self._lesser_since + REST_SECONDS - now
+        self._lesser, self._lesser_since = 0, now + max(0.0, left)
+        if left <= 0 or self.transport.is_closing():
+            return False
+        self.transport.pause_reading()
+        self._resting = self.loop.call_later(left, self._go_on)
+        return True
+
+    def _go_on(self) -> None:
+        self._resting = None
+        self._parse_on()
+        if self._resting is None and not self.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        if self._resting is not None:
+            self._resting.cancel()
+        super().connection_lost(exc)
+
+    async def receive(self) -> Any:
+        """Return the next message; what came together with it is parsed now that there is room for it."""
+        message = await super().receive()
+        if self._resting is None:
+            self._parse_on()
+        elif not self.transport.is_closing():
+            self.transport.pause_reading()  # which uvicorn has resumed
+        return message
 
     def _hand_on(self, messages: Sequence[str | bytes]) -> None:
         """Hand on small messages that needed no parser."""
@@ -96,15 +162,21 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def handle_cont(self, event: Any) -> None:
         """Add a fragment. Their size is limited by the parser, their number here."""
+        self._lesser += 1
         if len(self.frames) >= MAX_PARTS:
             self.frames = [b"".join(self.frames)]
         super().handle_cont(event)
 
     def handle_ping(self) -> None:
         """Answer a ping, unless the peer doesn't read the answers (RFC 6455, section 5.5.3, wants only the latest)."""
+        self._lesser += 1
         pong = b"".join(self.conn.data_to_send())
         if self.writable.is_set():
             self.transport.write(pong)
+
+    def handle_pong(self, event: Any) -> None:  # noqa: ARG002 - uvicorn's signature
+        """Take a pong that nobody asked for: this server sends no pings of the protocol."""
+        self._lesser += 1
 
     def send_receive_event_to_app(self) -> None:
         """Hand on a message. Text that is no UTF-8 ends the connection (RFC 6455, section 8.1)."""
@@ -141,6 +213,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if timer is not None and self.close_timer is not None and self.close_timer is not timer:
             self.close_timer.cancel()  # uvicorn's own, which waits for the peer
             self.close_timer = timer
+            if self._resting is None:
+                self._parse_on()  # the peer's own close may be among what is unread
         if message["type"] == "websocket.accept":
             self.request = self.response = None  # type: ignore[assignment]  # 3 KiB that nobody needs again
 

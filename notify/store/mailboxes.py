@@ -21,8 +21,8 @@ from notify.tracing import spanning_ack
 PAGE_ENTRIES = 100
 """Entries a page holds at most: enough to be efficient, few enough for a thousand sessions to take turns."""
 
-PAGE_BYTES = 256 * 1024
-"""Bytes of data a page holds at most (but always one entry)."""
+PAGE_BYTES = 64 * 1024
+"""Bytes of data a page holds at most (but always one entry): a peer that stops reading keeps the rest of one in memory."""
 
 FETCH_FLIGHTS = 2
 FETCH_ITEMS = 100

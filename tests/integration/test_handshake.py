@@ -139,7 +139,9 @@ async def test_a_process_with_too_many_sockets_not_authenticated_refuses_before_
                 pass
         assert caught.value.response.status_code == 503
         assert caught.value.response.headers["Retry-After"]
+        async with service.connect("bob"):
+            pass  # who brings a token needs no place
         await one.say({"op": "auth", "token": mint_token("ann")})
         assert (await one.take())["op"] == "welcome"
-        async with service.connect("bob"):
-            pass  # whoever is in takes no place
+        async with service.dial():
+            pass  # whoever is in takes none either

@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import pytest
 
+from notify.server.websocket import REST_SECONDS
 from notify.settings import KIB, MIB
 from tests.edge import (
     BINARY,
@@ -13,6 +14,7 @@ from tests.edge import (
     HANDSHAKE,
     PATIENCE,
     PING,
+    PONG,
     TEXT,
     Edge,
     Peer,
@@ -74,7 +76,10 @@ async def test_an_abort_ends_a_send_that_waits_for_a_peer_that_does_not_read(edg
 
 
 @served
-async def test_pings_of_a_peer_that_does_not_read_the_pongs_take_no_memory(edge: Edge) -> None:
+async def test_pings_of_a_peer_that_does_not_read_the_pongs_take_no_memory(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("notify.server.websocket.REST_SECONDS", 0.0)  # or it would take a minute
     peers: asyncio.Queue[Peer] = asyncio.Queue()
 
     async def listen(peer: Peer) -> None:
@@ -171,8 +176,29 @@ async def test_who_goes_on_sending_after_a_wrong_frame_hears_that_the_peer_is_go
 async def test_a_message_in_thousands_of_parts_arrives_whole(edge: Edge) -> None:
     async with edge.connect() as raw:
         await raw.shake_hands()
-        await raw.send(frame(TEXT, b"ab", final=False) + frame(0, b"cd", final=False) * 5_000 + frame(0, b"ef"))
-        await raw.read(b"ab" + b"cd" * 5_000 + b"ef")
+        await raw.send(frame(TEXT, b"ab", final=False) + frame(0, b"cd", final=False) * 2_000 + frame(0, b"ef"))
+        await raw.read(b"ab" + b"cd" * 2_000 + b"ef")
+
+
+@pytest.mark.parametrize("flood", [frame(PING, b""), frame(PONG, b"")], ids=["pings", "pongs"])
+@served
+async def test_frames_that_are_no_message_are_read_no_faster_than_is_fair(edge: Edge, flood: bytes) -> None:
+    async with edge.connect() as raw:
+        await raw.shake_hands()
+        begun = asyncio.get_running_loop().time()
+        await raw.send(flood * 1_000 + frame(TEXT, b"after all"))
+        await raw.read(b"after all")
+        assert asyncio.get_running_loop().time() - begun > 4 * REST_SECONDS
+
+
+@served
+async def test_many_messages_in_one_packet_are_all_heard_in_order(edge: Edge) -> None:
+    async with edge.connect() as raw:
+        await raw.shake_hands()
+        texts = [b"%04d" % number for number in range(2_000)]
+        await raw.send(b"".join(frame(TEXT, text) + frame(PONG, b"") for text in texts))
+        received = await raw.read(texts[-1])
+    assert received == b"".join(b"\x81\x04" + text for text in texts)
 
 
 @pytest.mark.parametrize("early", [b"\xff\xff\xff\xff", frame(CLOSE, b"\x03\xe8")], ids=["garbage", "close"])
