@@ -16,13 +16,15 @@ from rich.progress import Progress as RichProgress
 
 from notify.bench import plot
 from notify.bench.own import Service, run_service
-from notify.bench.phases import Plan
+from notify.bench.phases import AT_ONCE, Plan
 from notify.bench.report import show, write_csv
-from notify.bench.result import write_json
-from notify.bench.run import Progress, run
+from notify.bench.result import Alone, write_json
+from notify.bench.run import Progress, measure_alone, run
 from notify.settings import Settings
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+PAGE_WIDTH = 130
+"""Characters of a line where there is no terminal to say."""
 
 
 class Bars(Progress):
@@ -59,11 +61,23 @@ class Bars(Progress):
 @click.option("--seconds", type=click.FloatRange(0.1, 600), default=10, help="Of each phase of sending.")
 @click.option("--replay-users", type=click.IntRange(1, 100_000), default=1_000, help="Users of the reconnect storm.")
 @click.option("--replay-queued", type=click.IntRange(1, 1_000), default=20, help="Queued for each of them.")
+@click.option("--at-once", type=click.IntRange(1, 100_000), default=AT_ONCE, help="Handshakes in flight.")
+@click.option(
+    "--backlog",
+    type=click.IntRange(0, 10_000_000),
+    default=0,
+    help="At the end, queue this many for users who are away, ten each, and measure again.",
+)
 @click.option("--payload", type=click.IntRange(60, 60_000), default=200, help="Bytes of `data`.")
 @click.option(
     "--loaders", type=click.IntRange(1, 64), help="Processes that make the load; by default one for two cores."
 )
-@click.option("--workers", type=click.IntRange(1, 64), default=1, help="Processes of the service, with --self.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    help="Processes of the service, with --self; one is measured, too.",
+)
 @click.option("--pid", type=int, help="The service's process, for its memory and processor time.")
 @click.option("--floors/--no-floors", default=True, help="Measure what the machine does without us, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -77,6 +91,8 @@ def bench(  # noqa: PLR0913 - one argument an option
     seconds: float,
     replay_users: int,
     replay_queued: int,
+    at_once: int,
+    backlog: int,
     payload: int,
     loaders: int | None,
     workers: int,
@@ -99,10 +115,13 @@ def bench(  # noqa: PLR0913 - one argument an option
         replay_queued=replay_queued,
         payload_bytes=payload,
         loaders=min(loaders or max(1, (os.cpu_count() or 1) // 2), users),
+        at_once=at_once,
+        backlog=backlog,
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us ends what we started, too
     with choose_service(workers, pid, own=own) as service, show_progress() as bars:
-        report = run(service, plan, floors=floors, progress=bars)
+        alone = (lambda: run_alone(plan, bars)) if own and workers > 1 else None
+        report = run(service, plan, floors=floors, progress=bars, alone=alone)
         bars.finish()
     if picture is not None:
         picture.write_text(plot.draw(report))
@@ -111,9 +130,16 @@ def bench(  # noqa: PLR0913 - one argument an option
     elif as_csv:
         click.echo(write_csv(report), nl=False)
     else:
-        show(report, Console())
+        console = Console()
+        show(report, console if console.is_terminal else Console(width=PAGE_WIDTH))
     if not report.sound:
         sys.exit(1)
+
+
+def run_alone(plan: Plan, progress: Progress) -> Alone:
+    """Measure a service of one process, on a database of its own."""
+    with run_service(1) as service:
+        return measure_alone(service, plan, progress)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The targets, as ratios to the floors of the same run, and what has to be said about how honest the figures are."""
 
 from notify.bench.floors import Floors
-from notify.bench.result import Connected, Goal, Phase, Replayed, Report
+from notify.bench.result import Alone, Connected, Goal, Grown, Phase, Replayed, Report
 
 BUSY_LOADER = 0.85
 """Share of a core from which a loader, an event loop in one thread, holds up what it measures."""
@@ -21,6 +21,9 @@ LATE_MS = 1.0
 SMALL_STORM_SECONDS = 0.8
 SMALL_STORM = 20_000
 """The reconnect target: 1,000 users with 20 queued each."""
+
+GROWTH = 1.3
+"""What a full database, or another process, may cost: times what it is without."""
 
 LARGE_STORM_USERS = 10_000
 LARGE_STORM_RATE = 15_000.0
@@ -45,7 +48,34 @@ def set_goals(report: Report) -> list[Goal]:
         kib = report.connect.kib_per_connection
         goals.append(at_most("connection / Litestar socket", kib, floors.litestar_socket_kib, 1.0, "KiB"))
     goals.extend(judge_storm(report.replay))
+    if report.growth is not None:
+        goals.extend(judge_growth(report, report.growth))
+    if report.alone is not None:
+        goals.extend(judge_processes(report, report.alone))
     return goals
+
+
+def judge_growth(report: Report, grown: Grown) -> list[Goal]:
+    """Set the targets of a full database: no more than so many times what it was on an empty one."""
+    p99 = at_most("full / empty: p99", grown.latency.p99_ms, report.latency.p99_ms, GROWTH, "ms")
+    pairs = (("single", grown.single, report.single), ("batch", grown.batch, report.batch))
+    return [
+        p99,
+        *(
+            at_least(f"full / empty: {name}", full.per_second, empty.per_second, 1 / GROWTH)
+            for name, full, empty in pairs
+        ),
+    ]
+
+
+def judge_processes(report: Report, alone: Alone) -> list[Goal]:
+    """Set the targets of several processes: what a notification costs, against one process alone."""
+    pairs = (("single", report.single, alone.single), ("batch", report.batch, alone.batch))
+    return [
+        at_most(f"CPU a notification, {name}: all / one process", several, one, GROWTH, "µs")
+        for name, phase, single in pairs
+        if (several := phase.usage.cpu_us_per_notification) and (one := single.usage.cpu_us_per_notification)
+    ]
 
 
 def at_most(name: str, value: float, floor: float, limit: float, unit: str) -> Goal:

@@ -17,7 +17,7 @@ import uvloop
 
 from notify.auth import mint
 from notify.bench.ledger import NANOSECONDS_PER_MILLISECOND, Ledger, Tally
-from notify.bench.orders import Connect, Drop, Order, Pace, Press, Queue, Return, Shape, Target, Watch
+from notify.bench.orders import Connect, Drop, Fill, Order, Pace, Press, Queue, Return, Shape, Target, Watch
 from notify.bench.pace import Pacer
 from notify.bench.wire import LOST, Device, Sender, request_head, upgrade_request
 
@@ -43,6 +43,14 @@ QUEUE_BATCH = 500
 QUEUE_CONNECTIONS = 4
 QUEUE_SECONDS = 60.0
 """How long storing a backlog may take."""
+
+FILL_BATCH = 1_000
+FILL_RECIPIENTS = 10
+"""Notifications a request, and recipients of each, when mailboxes are filled: all that a request may address."""
+
+FILL_SECONDS = 900.0
+FILL_TTL = 3_600
+"""Seconds that filling may take, and that what is filled in stays pending: longer than the phases after it."""
 
 PRODUCER = "notify-bench"
 OK = range(200, 300)
@@ -107,6 +115,8 @@ class Loader:
                 self._ledger.tally.accepted = await self._connect(self._devices[: order.count], order.at_once)
             case Drop():
                 await self._drop(self._devices[: order.count])
+            case Fill():
+                await self._fill(order)
             case Pace():
                 await self._pace(order)
             case Press():
@@ -277,6 +287,29 @@ class Loader:
             return first, len(users), b'{"notifications":[%b]}' % b",".join(parts)
 
         await self._drive(QUEUE_CONNECTIONS, head, make, lambda: left > 0, QUEUE_SECONDS)
+
+    async def _fill(self, order: Fill) -> None:
+        """Fill mailboxes nobody reads: round after round over all of them, as the days do it."""
+        head = request_head("/v1/notifications/batch", self._target.host, self._token)
+        mailboxes = max(FILL_RECIPIENTS, order.pending // order.each)
+        name = f"{self._shape.users[0]}-away"
+        filled = 0
+
+        def make() -> Request:
+            nonlocal filled
+            count = min(FILL_BATCH, -(-(order.pending - filled) // FILL_RECIPIENTS))
+            first = self._ledger.number(count)
+            parts = []
+            for place in range(count):
+                names = ",".join(f'"{name}-{(filled + n) % mailboxes}"' for n in range(FILL_RECIPIENTS)).encode()
+                filled += FILL_RECIPIENTS
+                parts.append(
+                    b'{"to":[%b],"type":"bench.fill","ttl":%d,"data":{"n":%d,"due":0%b'
+                    % (names, FILL_TTL, first + place, self._tail)
+                )
+            return first, count, b'{"notifications":[%b]}' % b",".join(parts)
+
+        await self._drive(QUEUE_CONNECTIONS, head, make, lambda: filled < order.pending, FILL_SECONDS)
 
     async def _drive(
         self, connections: int, head: bytes, make: Callable[[], Request], more: Callable[[], bool], seconds: float

@@ -71,6 +71,14 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True)
+class Fill:
+    """Store `pending` notifications for users who never come, `each` for each of them."""
+
+    pending: int
+    each: int
+
+
+@dataclass(frozen=True, slots=True)
 class Return:
     """Reconnect the first `count` users, at most `at_once` handshakes in flight, and wait for what `Queue` stored."""
 
@@ -86,4 +94,4 @@ class Watch:
     path: str
 
 
-Order = Connect | Drop | Pace | Press | Queue | Return | Watch
+Order = Connect | Drop | Fill | Pace | Press | Queue | Return | Watch

@@ -11,13 +11,14 @@ from typing import Self
 
 import msgspec
 
-from notify.bench.fleet import Fleet
+from notify.bench.fleet import Fleet, LoadError
 from notify.bench.ledger import Tally
 from notify.bench.loader import SETTLE_SECONDS
 from notify.bench.meter import Meter
-from notify.bench.orders import Connect, Drop, Order, Pace, Press, Queue, Return, Target
+from notify.bench.orders import Connect, Drop, Fill, Order, Pace, Press, Queue, Return, Target
 from notify.bench.result import (
     Connected,
+    Grown,
     Paced,
     Pressed,
     Replayed,
@@ -28,11 +29,16 @@ from notify.bench.result import (
 )
 
 AT_ONCE = 500
-"""Handshakes in flight, of all loaders together: a storm, within what a listen queue holds."""
+"""Handshakes in flight, of all loaders together, unless the plan says otherwise: a storm, within what a listen queue holds."""
+
+PENDING_EACH = 10
+"""Notifications in each mailbox that is filled."""
+
+FILL_BOUND_SECONDS = 900.0
 
 WARM_UP_CONNECTIONS = 50
 WARM_UP_SECONDS = 1.0
-"""What runs before something is measured: plans, caches, allocators."""
+"""What runs before something is measured (plans, caches, allocators), unless the phases themselves are shorter."""
 
 SINGLE_CONNECTIONS = 32
 BATCH_CONNECTIONS = 8
@@ -59,6 +65,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     replay_queued: int
     payload_bytes: int
     loaders: int
+    at_once: int = AT_ONCE
+    backlog: int = 0
 
 
 class Phases:
@@ -81,7 +89,7 @@ class Phases:
         self._order([Connect(share, AT_ONCE) for share in fleet.share(warm)], BOUND_SECONDS)
         time.sleep(REST_SECONDS)
         memory = self._meter.memory()
-        tally, used = self._measure([Connect(share, AT_ONCE // plan.loaders) for share in fleet.share(plan.users)])
+        tally, used = self._measure([Connect(share, self._at_once) for share in fleet.share(plan.users)])
         time.sleep(REST_SECONDS)
         grown = self._meter.memory()
         return Connected(
@@ -96,8 +104,8 @@ class Phases:
     def latency(self) -> Paced:
         """Send at a fixed rate."""
         plan = self._plan
-        self._announce("latency", WARM_UP_SECONDS + plan.seconds)
-        self._order(self._pace(WARM_UP_SECONDS), BOUND_SECONDS)
+        self._announce("latency", self._warm_up + plan.seconds)
+        self._order(self._pace(self._warm_up), BOUND_SECONDS)
         tally, used = self._measure(self._pace(plan.seconds), plan.seconds)
         return Paced(
             rate=plan.rate,
@@ -128,8 +136,8 @@ class Phases:
 
     def _press(self, name: str, connections: int, batch: int, path: str) -> Pressed:
         plan, shares = self._plan, self._fleet.share(connections)
-        self._announce(name, WARM_UP_SECONDS + plan.seconds)
-        self._order([Press(share, batch, WARM_UP_SECONDS, path) for share in shares], BOUND_SECONDS)
+        self._announce(name, self._warm_up + plan.seconds)
+        self._order([Press(share, batch, self._warm_up, path) for share in shares], BOUND_SECONDS)
         tally, used = self._measure([Press(share, batch, plan.seconds, path) for share in shares], plan.seconds)
         return Pressed(
             connections=connections,
@@ -152,7 +160,7 @@ class Phases:
         self._order([Drop(share) for share in shares], BOUND_SECONDS)
         self._order([Queue(share, plan.replay_queued) for share in shares], BOUND_SECONDS)
         with Readiness(self._target) as readiness:
-            tally, used = self._measure([Return(share, AT_ONCE // plan.loaders) for share in shares])
+            tally, used = self._measure([Return(share, self._at_once) for share in shares])
         return Replayed(
             users=plan.replay_users,
             queued_each=plan.replay_queued,
@@ -165,6 +173,35 @@ class Phases:
             usage=used,
             **counts(tally),
         )
+
+    def grow(self) -> Grown:
+        """Fill mailboxes of users who are away, and measure again what was measured on an empty database."""
+        plan, fleet = self._plan, self._fleet
+        self._announce("fill", None)
+        shares = [Fill(share, PENDING_EACH) for share in fleet.share(plan.backlog)]
+        started = time.monotonic()
+        tally = self._order(shares, FILL_BOUND_SECONDS)
+        if tally.failed:
+            raise LoadError(f"{tally.failed} requests of the backlog failed")
+        seconds = time.monotonic() - started
+        self._order([Connect(share, self._at_once) for share in fleet.share(plan.users)], BOUND_SECONDS)
+        return Grown(
+            pending=plan.backlog,
+            mailboxes=plan.backlog // PENDING_EACH,
+            fill_seconds=seconds,
+            latency=self.latency(),
+            single=self.single(),
+            batch=self.batch(),
+        )
+
+    @property
+    def _warm_up(self) -> float:
+        return min(WARM_UP_SECONDS, self._plan.seconds)
+
+    @property
+    def _at_once(self) -> int:
+        """One loader's share of the handshakes in flight."""
+        return max(1, self._plan.at_once // self._plan.loaders)
 
     def _measure(self, orders: Sequence[Order], seconds: float = 0.0) -> tuple[Tally, Usage]:
         time.sleep(REST_SECONDS)

@@ -7,7 +7,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from notify.bench.result import Phase, Report
+from notify.bench.result import Paced, Phase, Pressed, Report
 
 
 def show(report: Report, console: Console) -> None:
@@ -35,18 +35,21 @@ def table_figures(report: Report) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("phase")
     table.add_column("figure")
-    for name in ("lost", "dup", "disorder", "failed", "service", "PostgreSQL", "load", "µs each"):
+    table.add_column("faults")
+    for name in ("service", "PG", "load", "µs each"):
         table.add_column(name, justify="right")
     for name, phase in report.phases.items():
         used = phase.usage
         table.add_row(
             name,
             describe(name, report),
-            *(mark(count) for count in (phase.lost, phase.duplicates, phase.out_of_order, phase.failed)),
+            list_faults(phase),
             *(number(part, 2) for part in (used.service, used.postgres, used.loader)),
             number(used.cpu_us_per_notification, 0),
         )
-    table.caption = "service, PostgreSQL, load: cores in use; µs each: processor time of the first two a notification"
+    table.caption = (
+        "service, PG (PostgreSQL), load: cores in use; µs each: processor time of the first two a notification"
+    )
     return table
 
 
@@ -55,8 +58,9 @@ def describe(name: str, report: Report) -> str:
     if name == "connect":
         connect = report.connect
         return f"{connect.per_second:,.0f}/s, {number(connect.kib_per_connection, 1)} KiB a connection"
-    if name == "latency":
-        paced = report.latency
+    phase = report.phases[name]
+    if isinstance(phase, Paced):
+        paced = phase
         return (
             f"at {paced.rate:g}/s: p50 {paced.p50_ms:.2f}, p95 {paced.p95_ms:.2f}, p99 {paced.p99_ms:.2f}, "
             f"max {paced.max_ms:.1f} ms"
@@ -67,7 +71,8 @@ def describe(name: str, report: Report) -> str:
             f"{replay.notifications:,} to {replay.users:,} users in {replay.seconds:.2f} s, "
             f"{replay.per_second:,.0f}/s; readyz {replay.ready_checks - replay.ready_failures}/{replay.ready_checks}"
         )
-    pressed = report.single if name == "single" else report.batch
+    pressed = phase
+    assert isinstance(pressed, Pressed)
     size = "one by one" if pressed.batch == 1 else f"batches of {pressed.batch}"
     return f"{pressed.per_second:,.0f}/s {size}, {pressed.connections} connections; p99 {pressed.p99_ms:.1f} ms"
 
@@ -116,9 +121,16 @@ def number(value: float | None, digits: int | None = None) -> str:
     return f"{value:,.{shown}f}"
 
 
-def mark(count: int) -> Text:
-    """Write a count that should be 0."""
-    return Text(str(count), style="bold red" if count else "")
+def list_faults(phase: Phase) -> Text:
+    """Say what went wrong in a phase."""
+    counts = {
+        "lost": phase.lost,
+        "duplicate": phase.duplicates,
+        "out of order": phase.out_of_order,
+        "failed": phase.failed,
+    }
+    found = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    return Text(found or "none", style="bold red" if found else "")
 
 
 def write_csv(report: Report) -> str:

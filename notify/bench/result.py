@@ -80,6 +80,24 @@ class Replayed(Phase, kw_only=True):
     ready_slowest_ms: float
 
 
+class Grown(msgspec.Struct, kw_only=True):
+    """The same phases again, with this much pending for users who are away."""
+
+    pending: int
+    mailboxes: int
+    fill_seconds: float
+    latency: Paced
+    single: Pressed
+    batch: Pressed
+
+
+class Alone(msgspec.Struct, kw_only=True):
+    """What one process alone came to, where several were measured."""
+
+    single: Pressed
+    batch: Pressed
+
+
 class Goal(msgspec.Struct, kw_only=True):
     """A target: a ratio of the service's figure to a floor of the same run, or a plain number."""
 
@@ -102,6 +120,8 @@ class Report(msgspec.Struct, kw_only=True):
     single: Pressed
     batch: Pressed
     replay: Replayed
+    growth: Grown | None = None
+    alone: Alone | None = None
     floors: Floors | None = None
     targets: list[Goal] = []
     notes: list[str] = []
@@ -109,13 +129,19 @@ class Report(msgspec.Struct, kw_only=True):
     @property
     def phases(self) -> dict[str, Phase]:
         """The phases by name, in their order."""
-        return {
+        phases: dict[str, Phase] = {
             "connect": self.connect,
             "latency": self.latency,
             "single": self.single,
             "batch": self.batch,
             "replay": self.replay,
         }
+        if self.growth is not None:
+            grown = self.growth
+            phases |= {"grown latency": grown.latency, "grown single": grown.single, "grown batch": grown.batch}
+        if self.alone is not None:
+            phases |= {"alone single": self.alone.single, "alone batch": self.alone.batch}
+        return phases
 
     @property
     def sound(self) -> bool:

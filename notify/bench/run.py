@@ -4,6 +4,7 @@ import asyncio
 import resource
 import secrets
 import socket
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -17,7 +18,7 @@ from notify.bench.meter import Meter, describe_machine, find_listener
 from notify.bench.orders import Shape, Target
 from notify.bench.own import Service
 from notify.bench.phases import Phases, Plan
-from notify.bench.result import Report
+from notify.bench.result import Alone, Report
 from notify.errors import ConfigurationError
 
 SPARE_FILES = 300
@@ -34,8 +35,10 @@ class Progress:
         """Show that it is still going on."""
 
 
-def run(service: Service, plan: Plan, *, floors: bool, progress: Progress) -> Report:
-    """Measure a service. Raises ConfigurationError, LoadError."""
+def run(
+    service: Service, plan: Plan, *, floors: bool, progress: Progress, alone: Callable[[], Alone] | None = None
+) -> Report:
+    """Measure a service, and what one process of it alone comes to if `alone` does that. Raises ConfigurationError, LoadError."""
     raise_file_limit(plan.users // plan.loaders + SPARE_FILES)
     target = locate(service)
     version, postmaster = find_postgres(service.database_url)
@@ -56,12 +59,24 @@ def run(service: Service, plan: Plan, *, floors: bool, progress: Progress) -> Re
             single=phases.single(),
             batch=phases.batch(),
             replay=phases.replay(),
+            growth=phases.grow() if plan.backlog else None,
+            alone=None if alone is None else alone(),
             floors=found,
         )
     report.targets = set_goals(report)
     cores = machine["cores"]
     report.notes = [*notes, *take_notes(report, cores if isinstance(cores, int) else 1)]
     return report
+
+
+def measure_alone(service: Service, plan: Plan, progress: Progress) -> Alone:
+    """Measure what one process alone comes to."""
+    target = locate(service)
+    _version, postmaster = find_postgres(service.database_url)
+    with Fleet(target, shape(plan), progress.tick) as fleet:
+        phases = Phases(fleet, Meter(service.pid, postmaster), plan, target, progress.announce)
+        phases.connect()
+        return Alone(single=phases.single(), batch=phases.batch())
 
 
 def shape(plan: Plan) -> list[Shape]:

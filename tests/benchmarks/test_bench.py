@@ -36,8 +36,9 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(picture: Path) -> dict[str, Any]:
-    small = ["--users", "50", "--rate", "50", "--seconds", "1", "--replay-users", "20", "--replay-queued", "5"]
-    done = run("--self", *small, "--json", "--plot", str(picture))
+    small = ["--users", "50", "--rate", "100", "--seconds", "0.5", "--replay-users", "20", "--replay-queued", "5"]
+    more = ["--backlog", "320", "--workers", "2", "--at-once", "20"]
+    done = run("--self", *small, *more, "--json", "--plot", str(picture))
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -52,7 +53,7 @@ def test_nothing_is_lost_doubled_or_disordered_in_any_phase(report: dict[str, An
 def test_the_json_has_the_names_of_the_contract(report: dict[str, Any]) -> None:
     assert report["connect"]["per_second"] > 0
     assert report["connect"]["kib_per_connection"] > 0
-    assert report["latency"]["rate"] == 50
+    assert report["latency"]["rate"] == 100
     assert 0 < report["latency"]["p50_ms"] <= report["latency"]["p95_ms"] <= report["latency"]["p99_ms"]
     for phase in ("single", "batch"):
         assert report[phase]["per_second"] > 0
@@ -66,6 +67,14 @@ def test_every_notification_that_was_queued_is_replayed(report: dict[str, Any]) 
     assert report["replay"]["notifications"] == 20 * 5
 
 
+def test_a_full_database_and_one_process_alone_are_measured_too(report: dict[str, Any]) -> None:
+    assert (report["growth"]["pending"], report["growth"]["mailboxes"]) == (320, 32)
+    parts = [report["growth"][name] for name in ("latency", "single", "batch")]
+    parts += [report["alone"][name] for name in ("single", "batch")]
+    assert all(part["sent"] > 0 for part in parts)
+    assert {part[fault] for part in parts for fault in FAULTS} == {0}
+
+
 def test_what_is_sent_at_a_rate_is_what_the_rate_says(report: dict[str, Any]) -> None:
     assert report["latency"]["sent"] == 50
 
@@ -76,7 +85,7 @@ def test_every_floor_is_measured_in_the_same_run(report: dict[str, Any]) -> None
 
 def test_the_targets_are_ratios_to_those_floors(report: dict[str, Any]) -> None:
     ratios = {goal["name"]: goal for goal in report["targets"] if goal["floor"]}
-    assert len(ratios) == 5
+    assert len(ratios) == 10
     for goal in ratios.values():
         assert goal["ratio"] == pytest.approx(goal["measured"] / goal["floor"], rel=0.02)
 
