@@ -40,6 +40,16 @@ THROW_AWAY = {
 }
 
 
+WORKERS = 4
+"""Processes that share the whole suite: about twice the cores of a small machine, as most tests wait for something."""
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Share the suite as it stands; run by itself what was asked for by name, and what wants the machine for itself."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return WORKERS if whole and "not chaos" in config.option.markexpr else 0
+
+
 async def migrate_database(url: str) -> None:
     """Bring the database at `url` up to the schema of this checkout."""
     connection = await asyncpg.connect(url)
