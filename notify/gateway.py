@@ -128,9 +128,7 @@ class Gateway:
         if self.draining or crowded:
             await refuse(scope, send)
             return
-        chosen = next(
-            (name for name in offered if name in WIRES), None
-        )  # in the client's order (RFC 6455, section 1.9)
+        chosen = next((name for name in offered if name in WIRES), None)  # the client's order counts (RFC 6455, 1.9)
         await send({"type": "websocket.accept", "subprotocol": chosen, "headers": []})
         socket = WebSocket(scope, receive, send)
         session_id = mint_id()

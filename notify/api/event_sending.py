@@ -162,7 +162,7 @@ class EventSending(Sending):
         works: Sequence[Work],
     ) -> Stored:
         store = self._services.store
-        replayed = not works
+        headers = REPLAYED
         self._quota.take(producer, count_recipients([work.notification for work in works]))
         for _round in range(MAX_ROUNDS):
             works = [work for work in works if work.event.key not in known]
@@ -177,6 +177,7 @@ class EventSending(Sending):
                     break
                 known |= await self._recall_events(producer, events, pointers)
                 continue
+            headers = {}
             store.activity.count_send(producer, len(works), count_recipients(notifications))
             for work in works:
                 n = work.notification
@@ -188,7 +189,7 @@ class EventSending(Sending):
             [identifier for each in answers for identifier in each.ids],
             sum(each.recipients for each in answers),
             answers[0].created_at,
-            REPLAYED if replayed else {},
+            headers,
         )
 
     async def _recall_events(

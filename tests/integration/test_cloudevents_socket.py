@@ -3,26 +3,26 @@
 import json
 from typing import Any
 
-from tests.integration.test_events import TRACE, event, post
+from tests.cloudevents import TRACE, event, post
 from tests.service import Service, Socket
 
 EVENTS = "cloudevents.json"
 
 
-async def take(socket: Socket) -> dict[str, Any]:
-    """Return the next event; all of them are CloudEvents of alice."""
+async def take(socket: Socket, user: str = "alice") -> dict[str, Any]:
+    """Return the next event; all of them are CloudEvents whose subject is the user."""
     message = await socket.connection.recv()
     assert isinstance(message, str)
     found: dict[str, Any] = json.loads(message)
-    assert (found["specversion"], found["subject"]) == ("1.0", "alice")
+    assert (found["specversion"], found["subject"]) == ("1.0", user)
     assert {"id", "source", "type", "time"} <= set(found)
     assert all(name.isalnum() and name.islower() for name in found if name != "data_base64")
     return found
 
 
-async def take_of(socket: Socket, kind: str) -> dict[str, Any]:
+async def take_of(socket: Socket, kind: str, user: str = "alice") -> dict[str, Any]:
     """Return the next event of a type, passing others."""
-    while (found := await take(socket))["type"] != kind:
+    while (found := await take(socket, user))["type"] != kind:
         pass
     return found
 
@@ -41,15 +41,21 @@ async def test_an_event_comes_out_as_it_went_in(service: Service) -> None:
 
 
 async def test_what_came_as_no_event_is_made_one(service: Service) -> None:
-    async with service.dial("alice", subprotocols=[EVENTS]) as alice, service.connect("alice", device="b") as other:
+    async with (
+        service.dial("alice", subprotocols=[EVENTS]) as alice,
+        service.connect("alice", device="b") as other,
+        service.dial("bob", subprotocols=[EVENTS]) as bob,
+    ):
         await take_of(alice, "notify.caught_up")
         await other.take_backlog()
+        await take_of(bob, "notify.caught_up", "bob")
         for app, source in (("shop", "shop"), ("my shop:1", "my%20shop%3A1"), ("/v1/ws", "%2Fv1%2Fws")):
             for ttl in (60, 0):
                 await service.post(
                     {"to": ["alice", "bob"], "type": "t", "data": [1], "ttl": ttl}, app=app, traceparent=TRACE
                 )
                 found = await take_of(alice, "t")
+                assert (await take_of(bob, "t", "bob"))["id"] == found["id"]
                 [frame] = await other.take_notifications(1)
                 assert found == {
                     "specversion": "1.0", "id": frame["id"], "source": source, "type": "t", "subject": "alice", "data": [1],

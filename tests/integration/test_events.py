@@ -12,29 +12,12 @@ import httpx
 import pytest
 from msgspec import UNSET
 
+from notify.api.events import make_key
 from notify.client import AsyncClient, BadData, Client, Notification, Received, listen
+from notify.model import is_identifier
+from tests.cloudevents import EVENT, EVENTS, TRACE, event, post
 from tests.integration.support import follow, open_nodes
-from tests.service import SEND, Address, Service, bearer, mint_token
-
-EVENT = "application/cloudevents+json"
-EVENTS = "application/cloudevents-batch+json"
-TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-
-
-def event(identifier: str = "1", **attributes: Any) -> dict[str, Any]:
-    """Write an event for alice."""
-    whole = {"specversion": "1.0", "id": identifier, "source": "/shops/7", "type": "order.shipped", "subject": "alice"}
-    return {**whole, "data": {"order": 7}, **attributes}
-
-
-async def post(
-    service: Address, body: object, media: str = EVENT, *, path: str = "/v1/notifications", **headers: str
-) -> httpx.Response:
-    """POST events as the app `shop`; header names have underscores here."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    sent = bearer("shop", scope=SEND) | {"Content-Type": media} | named
-    return await service.client.post(path, content=content, headers=sent)
+from tests.service import SEND, Service, bearer, holding, mint_token, until
 
 
 def refused(answer: httpx.Response) -> set[str]:
@@ -67,6 +50,18 @@ async def test_the_same_event_again_is_answered_as_before_and_another_is_refused
         answer = await post(service, new)
         assert answer.json()["id"] != first.json()["id"]
     assert (await service.client.get("/v1/inbox", headers=bearer("alice"))).json()["unread"] == 3
+
+
+async def test_the_same_event_twice_at_a_time_is_stored_once(service: Service, database_url: str) -> None:
+    async with holding(database_url, "alice"):
+        posts = [asyncio.create_task(post(service, event())) for _ in range(2)]
+        await until(lambda: len(service.store.sends.single) == 2)  # neither knows of the other
+    answers = await asyncio.gather(*posts)
+    assert [answer.status_code for answer in answers] == [201, 201]
+    assert answers[0].json() == answers[1].json()
+    assert sum("Idempotent-Replayed" in answer.headers for answer in answers) == 1
+    # Nor can a header ever be the key of an event.
+    assert not is_identifier(make_key("/shops/7", "1"))
 
 
 async def test_a_batch_stores_what_is_new_in_it_once_and_answers_for_all(service: Service) -> None:

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from notify import tracing
-from tests.integration.test_events import TRACE, event, post
+from tests.cloudevents import TRACE, event, post
 from tests.service import Service, ServiceProcess, until
 
 BODY = {"to": "alice", "type": "t", "data": "a secret"}

@@ -150,7 +150,7 @@ def build_channel(messages: list[str]) -> Document:
                         "Authorization": {"type": "string", "description": "`Bearer <JWT>`."},
                         "Sec-WebSocket-Protocol": {
                             "type": "string",
-                            "description": "The subprotocols offered; see `x-subprotocols`.",
+                            "description": "The subprotocols offered, see `x-subprotocols`: the first known one counts.",
                         },
                     },
                 },
