@@ -149,7 +149,7 @@ def test_the_service_agrees_with_the_model(service: Service) -> None:  # noqa: C
             connection = await asyncpg.connect(service.settings.database_url)
             await connection.execute(
                 "TRUNCATE notify.mailbox, notify.notification, notify.entry, notify.ending, notify.cursor, notify.ack, "
-                "notify.reading, notify.collapse_slot, notify.outbox"
+                "notify.reading, notify.collapse_slot, notify.outbox CASCADE"
             )
             await connection.close()
 
