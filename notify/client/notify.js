@@ -55,6 +55,8 @@ const RECENT = 100;
 /** A tab that can be seen doubts the leading tab after this silence, and takes over after that without an answer. */
 const LEADER_SILENCE_MS = 20_000;
 const LEADER_ANSWER_MS = 8_000;
+/** What any tab may say to the others; everything else is a sign of life of the one that leads. */
+const ASKED = new Set(["hello", "wake"]);
 /** How long a leader that was told to stop keeps the lock: the others hear of it before one of them would lead. */
 const RETIRE_MS = 500;
 /** How often a page that is looked at may ask for the count: what expires leaves it without a frame. */
@@ -193,7 +195,8 @@ export class NotifyClient extends EventTarget {
   reconnect() {
     if (this.#closed) return;
     if (this.state === "stopped") this.#join();
-    else this.#line.wake(true);
+    else if (this.#line.running) this.#line.wake(true);
+    else this.#wakeLeader(true);
   }
 
   /** End it for good. What no handler has finished will be sent again next time. */
@@ -268,10 +271,21 @@ export class NotifyClient extends EventTarget {
   }
 
   #wake(online = false) {
-    this.#line.wake(online);
+    if (this.#line.running) this.#line.wake(online);
+    else this.#wakeLeader(online);
     this.#tabs?.doubt();
     if (this.#line.open && Date.now() - this.#countedAt > RECOUNT_MS) this.#recountForAll();
     if (this.#state.code === UNAUTHENTICATED && this.state === "stopped") this.#tryOtherToken();
+  }
+
+  /**
+   * Have the tab with the connection look after it: it may be in the background, where a timer can be a minute late, so
+   * it is told again when the answer to its ping is overdue.
+   */
+  #wakeLeader(hopeful) {
+    const tell = () => this.#line.running || this.#tabs?.post({ say: "wake", hopeful });
+    tell();
+    setTimeout(tell, PROBE_MS + RETIRE_MS);
   }
 
   /** After a 4401 only another token helps; whoever comes back to the page may have signed in meanwhile. */
@@ -306,6 +320,8 @@ export class NotifyClient extends EventTarget {
         unread: this.#unread,
         ...this.#inbox.since(message),
       });
+    } else if (message.say === "wake") {
+      if (this.#line.running) this.#line.wake(message.hopeful);
     } else if (this.#line.running) {
       return; // two leaders for a moment, while one takes over: each has the service's own word
     } else if (message.say === "state") {
@@ -1055,7 +1071,7 @@ class Tabs {
     if (this.#channel === null) {
       this.#channel = new BroadcastChannel(this.#name);
       this.#channel.onmessage = ({ data }) => {
-        if (data.say !== "hello") this.#heardAt = Date.now();
+        if (!ASKED.has(data.say)) this.#heardAt = Date.now();
         this.#on.message(data);
       };
     }

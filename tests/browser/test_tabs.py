@@ -6,6 +6,7 @@ import pytest
 
 from notify.errors import Close
 from tests.browser.conftest import Web
+from tests.browser.relay import Relay
 from tests.service import Service
 
 pytestmark = pytest.mark.browser
@@ -126,3 +127,32 @@ async def test_a_tab_that_leads_but_hangs_is_replaced(service: Service, web: Web
         await task
     await first.wait_seen(1)
     assert (await first.run("() => states.at(-1)"))["leader"] is False
+
+
+async def test_a_tab_that_is_looked_at_has_the_leaders_connection_looked_after(
+    service: Service, relay: Relay, web: Web
+) -> None:
+    leader = await web.open(relay.url, share=True)
+    await leader.wait_live()
+    looked_at = await web.open(relay.url, share=True)
+    await looked_at.wait_live()
+    relay.swallow()  # as after the laptop slept: nothing comes, and nothing says so
+    await service.send("alice", 1)
+    await looked_at.run("() => document.dispatchEvent(new Event('visibilitychange'))")
+    await leader.wait("client.state !== 'live'")
+    relay.heal()
+    await looked_at.wait_seen(1)
+
+
+async def test_any_tab_may_end_a_pause(service: Service, web: Web) -> None:
+    tabs = [await web.open(service.url, share=True) for _ in range(2)]
+    for tab in tabs:
+        await tab.wait_live()
+    [session] = list(service.app.hub)
+    session.leave(Close.DRAINING, retry_after=3_600)
+    for tab in tabs:
+        await tab.wait("client.state === 'waiting'")
+    [follower] = [tab for tab in tabs if not (await tab.run("() => states.at(-1)"))["leader"]]
+    await follower.run("() => client.reconnect()")
+    for tab in tabs:
+        await tab.wait_live()
