@@ -131,6 +131,8 @@ def test_every_command_and_option_in_a_guide_exists(path: Path) -> None:
 @pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.name)
 def test_every_link_in_a_guide_leads_somewhere(path: Path) -> None:
     for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", path.read_text()):
+        if target.startswith("https://"):
+            continue  # somebody else's to keep
         file = path.parent / target if target else path
         assert file.exists(), target
         if anchor:
