@@ -5,28 +5,65 @@ LANGUAGE sql STABLE AS $$
        AND COALESCE(notify.read_at(reader, entry_seq) > expires_at, true)
 $$;
 
--- The unread of a user at this moment: the count that is kept, less what expired and was not swept yet, which is little
--- (looked at to 1,000). Primary key; notification_unswept and entry_notification. The clock is asked in a query of its own, here
+-- What expired by a moment and is in the unread count of a user still, because it was not swept yet. That is little, and looked at
+-- to 1,000: `looked` says how far. notification_unswept and entry_notification. The moment is compared in a query of its own, here
 -- and wherever an index shall stop at it: a volatile function beside a column makes PostgreSQL go through the whole index.
+CREATE FUNCTION notify.count_unswept(reader text, moment timestamptz, OUT counted bigint, OUT looked bigint)
+LANGUAGE sql VOLATILE AS $$
+    SELECT count(*) FILTER (WHERE CASE WHEN e.seq IS NOT NULL THEN notify.counts_as_unread(reader, e.seq, n.expires_at) END),
+           count(DISTINCT n.id)
+    FROM (
+        SELECT n.id, n.expires_at FROM notify.notification AS n
+        WHERE NOT n.swept AND n.expires_at <= (SELECT moment) ORDER BY n.expires_at LIMIT 1000
+    ) AS n
+    LEFT JOIN LATERAL (  -- one probe each, from this side: OFFSET 0 keeps the planner from turning it round
+        SELECT e.seq FROM notify.entry AS e WHERE e.notification_id = n.id AND e.user_id = reader AND e.kind = 1 OFFSET 0
+    ) AS e ON true
+$$;
+
+-- The unread of a user at this moment: the count that is kept, less what expired and was not swept yet. Primary key.
 CREATE FUNCTION notify.unread(reader text) RETURNS bigint
 LANGUAGE sql VOLATILE AS $$
-    SELECT m.unread - (
-        SELECT count(*)
-        FROM (
-            SELECT n.id, n.expires_at FROM notify.notification AS n
-            WHERE NOT n.swept AND n.expires_at <= (SELECT clock_timestamp()) ORDER BY n.expires_at LIMIT 1000
-        ) AS n
-        CROSS JOIN LATERAL (  -- one probe each, from this side: OFFSET 0 keeps the planner from turning it round
-            SELECT e.seq FROM notify.entry AS e WHERE e.notification_id = n.id AND e.user_id = reader AND e.kind = 1 OFFSET 0
-        ) AS e
-        WHERE notify.counts_as_unread(reader, e.seq, n.expires_at)
-    )
+    SELECT m.unread - (SELECT w.counted FROM notify.count_unswept(reader, clock_timestamp()) AS w)
     FROM notify.mailbox AS m WHERE m.user_id = reader
 $$;
 
+-- How many unread notifications that are not over lie in (after_seq, to_seq] of a mailbox, above its read mark. Looks at each:
+-- primary keys; OFFSET 0 keeps the planner from going through all endings and marks for each of thousands (10,000: 5 s).
+CREATE FUNCTION notify.count_unread_between(reader text, after_seq bigint, to_seq bigint, moment timestamptz) RETURNS bigint
+LANGUAGE sql STABLE AS $$
+    SELECT count(*)
+    FROM notify.entry AS e
+    CROSS JOIN LATERAL (SELECT FROM notify.notification AS n WHERE n.id = e.notification_id AND n.expires_at > moment OFFSET 0) AS n
+    WHERE e.user_id = reader AND e.seq > after_seq AND e.seq <= to_seq AND e.kind = 1
+      AND NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = reader AND x.seq = e.seq OFFSET 0)
+      AND NOT EXISTS (SELECT FROM notify.reading AS r WHERE r.user_id = reader AND NOT r.ranged AND r.to_seq = e.seq OFFSET 0)
+$$;
+
+-- How many of them a mark would make read. Above a thousand entries the unread beyond the mark are counted instead, and taken from
+-- the count that is kept, if they are fewer: whoever marks read what is on the screen has little beyond it and, perhaps, years
+-- below. The caller holds the mailbox.
+CREATE FUNCTION notify.count_fresh(box notify.mailbox, mark bigint, moment timestamptz) RETURNS bigint
+LANGUAGE plpgsql AS $$
+DECLARE
+    unswept record;
+    fresh bigint;
+BEGIN
+    IF mark - box.read_to > 1000 AND box.head - mark < mark - box.read_to THEN
+        SELECT * INTO unswept FROM notify.count_unswept(box.user_id, moment);
+        IF unswept.looked < 1000 THEN
+            fresh := box.unread - unswept.counted - notify.count_unread_between(box.user_id, mark, box.head, moment);
+            IF fresh > 0 THEN
+                RETURN fresh;
+            END IF;
+        END IF;
+    END IF;
+    RETURN notify.count_unread_between(box.user_id, box.read_to, mark, moment);
+END $$;
+
 -- Marks notifications read, by a mark up to a seq or one by one, and tells every device with one entry. Answers with the
 -- unread that are left, or NULL when there is no such mailbox. What isn't there, is over, or is read already is passed over:
--- a mark that changes nothing leaves no trace. Primary keys; the entries between the old mark and the new one are looked at once.
+-- a mark that changes nothing leaves no trace. Primary keys.
 CREATE FUNCTION notify.mark_read(reader text, up_to bigint, chosen bigint[]) RETURNS bigint
 LANGUAGE plpgsql SET lock_timeout = '250ms' SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
@@ -34,6 +71,7 @@ DECLARE
     moment timestamptz;
     mark bigint;
     newly bigint[];
+    fresh bigint;
 BEGIN
     SELECT * INTO box FROM notify.mailbox AS m WHERE m.user_id = reader FOR UPDATE;
     IF NOT FOUND THEN
@@ -42,22 +80,18 @@ BEGIN
     moment := clock_timestamp();
     IF up_to IS NOT NULL THEN
         mark := LEAST(up_to, box.head);
-        SELECT array_agg(e.seq) INTO newly
-        FROM notify.entry AS e JOIN notify.notification AS n ON n.id = e.notification_id
-        WHERE e.user_id = reader AND e.seq > box.read_to AND e.seq <= mark AND e.kind = 1 AND n.expires_at > moment
-          AND NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = reader AND x.seq = e.seq)
-          AND NOT EXISTS (SELECT FROM notify.reading AS r WHERE r.user_id = reader AND NOT r.ranged AND r.to_seq = e.seq);
+        fresh := notify.count_fresh(box, mark, moment);
     ELSE
-        SELECT array_agg(e.seq ORDER BY e.seq) INTO newly
+        SELECT array_agg(e.seq ORDER BY e.seq), count(*) INTO newly, fresh
         FROM (SELECT DISTINCT unnest(chosen) AS seq) AS w
-        -- OFFSET 0 keeps the planner from rearranging a look-up by the whole key.
+        -- OFFSET 0 keeps the planner from rearranging look-ups by the whole key.
         CROSS JOIN LATERAL (SELECT * FROM notify.entry AS e WHERE e.user_id = reader AND e.seq = w.seq AND e.kind = 1 OFFSET 0) AS e
         JOIN notify.notification AS n ON n.id = e.notification_id
         WHERE e.seq > box.read_to AND n.expires_at > moment
-          AND NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = reader AND x.seq = e.seq)
-          AND NOT EXISTS (SELECT FROM notify.reading AS r WHERE r.user_id = reader AND NOT r.ranged AND r.to_seq = e.seq);
+          AND NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = reader AND x.seq = e.seq OFFSET 0)
+          AND NOT EXISTS (SELECT FROM notify.reading AS r WHERE r.user_id = reader AND NOT r.ranged AND r.to_seq = e.seq OFFSET 0);
     END IF;
-    IF newly IS NOT NULL THEN
+    IF fresh > 0 THEN
         IF mark IS NOT NULL THEN
             INSERT INTO notify.reading (user_id, ranged, to_seq, after_seq, at)
             VALUES (reader, true, mark, box.read_to, moment);
@@ -66,10 +100,10 @@ BEGIN
             SELECT reader, false, s, s - 1, moment FROM unnest(newly) AS s;
         END IF;
         UPDATE notify.mailbox AS m
-        SET head = m.head + 1, unread = m.unread - cardinality(newly), read_to = GREATEST(m.read_to, mark)
+        SET head = m.head + 1, unread = m.unread - fresh, read_to = GREATEST(m.read_to, mark)
         WHERE m.user_id = reader;
         INSERT INTO notify.entry (user_id, seq, kind, target, seqs, unread, at)
-        VALUES (reader, box.head + 1, 3, mark, CASE WHEN mark IS NULL THEN newly END, notify.unread(reader), moment);
+        VALUES (reader, box.head + 1, 3, mark, newly, notify.unread(reader), moment);
         PERFORM notify.wake(ARRAY[reader]);
     END IF;
     RETURN notify.unread(reader);

@@ -42,10 +42,10 @@ BEGIN
         CONTINUE WHEN box.oldest IS NULL OR box.oldest >= cutoff;
         SELECT m.floor INTO old_floor FROM notify.mailbox AS m WHERE m.user_id = box.user_id FOR UPDATE SKIP LOCKED;
         CONTINUE WHEN NOT FOUND;
+        -- Counted first, then looked at: a search for old ones would go through all the younger ones behind the last of them.
         SELECT max(o.seq) INTO new_floor FROM (
-            SELECT e.seq FROM notify.entry AS e
-            WHERE e.user_id = box.user_id AND e.at < cutoff ORDER BY e.seq LIMIT max_entries - taken
-        ) AS o;
+            SELECT e.seq, e.at FROM notify.entry AS e WHERE e.user_id = box.user_id ORDER BY e.seq LIMIT max_entries - taken
+        ) AS o WHERE o.at < cutoff;
         SELECT count(*) INTO uncounted
         FROM notify.entry AS e JOIN notify.notification AS n ON n.id = e.notification_id
         WHERE e.user_id = box.user_id AND e.seq <= new_floor AND e.kind = 1 AND NOT n.swept

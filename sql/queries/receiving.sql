@@ -56,9 +56,7 @@ WITH asked AS (
     SELECT v.user_id, v.device, v.to_seq, v.after_seq, clock_timestamp() FROM moved AS v
     RETURNING 1
 )
-SELECT COALESCE((
-    SELECT array_agg(a.ord::integer) FROM asked AS a WHERE NOT EXISTS (SELECT FROM held AS h WHERE h.ord = a.ord)
-), '{}'), (SELECT count(*) FROM written)
+SELECT ARRAY(SELECT a.ord::integer FROM asked AS a EXCEPT SELECT h.ord::integer FROM held AS h), (SELECT count(*) FROM written)
 
 -- name: read_heads
 -- The heads of some mailboxes, to find out which moved while nobody was listening. Primary key.
