@@ -25,7 +25,9 @@ from notify.hub import Hub
 from notify.ids import mint_id
 from notify.model import is_identifier
 from notify.origins import OriginPolicy
-from notify.session import Limits, PeerGone, Resume, Session
+from notify.peer import PeerGone
+from notify.pump import Limits
+from notify.session import Resume, Session
 from notify.settings import Settings
 from notify.store import Store
 

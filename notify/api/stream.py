@@ -18,7 +18,9 @@ from notify.frames import JsonCodec, ServerFrame, Welcome
 from notify.gateway import parse_query, read_headers, read_query
 from notify.ids import mint_id
 from notify.origins import OriginPolicy
-from notify.session import Limits, PeerGone, Resume, Session
+from notify.peer import PeerGone
+from notify.pump import Limits
+from notify.session import Resume, Session
 
 log = structlog.get_logger()
 

@@ -16,7 +16,7 @@ from tests.service import Service, Socket, data_of, mint_token, read_cursor, sha
 async def test_a_peer_that_does_not_read_is_cut_off_and_delays_nobody(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("notify.session.STUCK_SECONDS", 1.0)
+    monkeypatch.setattr("notify.pump.STUCK_SECONDS", 1.0)
     async with Service(database_url, max_unacked_bytes=64 * 1024 * 1024, max_unacked=10_000) as service:
         for _ in range(20):
             await service.send_many("ann", 15, ttl=600)

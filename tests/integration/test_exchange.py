@@ -164,5 +164,5 @@ async def test_a_session_that_is_busy_writing_ends_with_its_token_all_the_same(s
     async with service.connect("ann", token=sign(exp=int(time.time()) - int(LEEWAY_SECONDS) + 3)) as socket:
         await socket.take_backlog()
         [session] = service.app.hub.of("ann")
-        session._writing_since = time.monotonic() + 3600  # type: ignore[attr-defined]  # as if a write went on and on
+        session._pump._writing_since = time.monotonic() + 3600  # type: ignore[attr-defined]  # as if a write went on and on
         assert (await socket.take_close())[:2] == (4501, "token_expired")
