@@ -114,6 +114,10 @@ class Database:
         """Return the first column of its first row."""
         return await self._run("fetchval", name, arguments)
 
+    async def value_within(self, name: str, *arguments: Any, seconds: float) -> Any:
+        """Return the same of a statement that may run for longer than others: on one large mailbox, and nobody else's."""
+        return await self._run("fetchval", name, arguments, seconds)
+
     async def use(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Lend a connection to what brings its own statements. Raises Interrupted or Refused, or what `work` does."""
         try:
@@ -124,12 +128,16 @@ class Database:
         except BROKEN as error:
             raise Interrupted(f"the database does not answer ({type(error).__name__})") from error
 
-    async def _run(self, method: str, name: str, arguments: Sequence[object]) -> Any:
+    async def _run(self, method: str, name: str, arguments: Sequence[object], seconds: float | None = None) -> Any:
         statement = query(name)
         for attempt in range(1, DEADLOCK_TRIES + 1):
             try:
                 async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
-                    return await getattr(connection, method)(statement, *arguments)
+                    if seconds is None:
+                        return await getattr(connection, method)(statement, *arguments)
+                    async with connection.transaction():
+                        await connection.fetchval(query("allow_time"), f"{seconds}s")
+                        return await getattr(connection, method)(statement, *arguments, timeout=seconds + 1)
             except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as error:
                 log.warning("statement.deadlocked", statement=name, attempt=attempt)
                 if attempt == DEADLOCK_TRIES:
@@ -143,10 +151,10 @@ class Database:
         raise AssertionError("unreachable: the last attempt raises")
 
 
-async def patiently(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Repeat what may be repeated while somebody holds what it needs. Raises Unavailable after PATIENCE_SECONDS."""
+async def patiently(attempt: Callable[[], Awaitable[T]], *, seconds: float = PATIENCE_SECONDS) -> T:
+    """Repeat what may be repeated while somebody holds what it needs. Raises Unavailable after so many seconds."""
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(seconds):
             while True:
                 try:
                     return await attempt()

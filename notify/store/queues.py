@@ -13,6 +13,9 @@ from notify.errors import TooLarge
 from notify.store.database import Database, patiently
 from notify.store.mailboxes import Mailboxes
 
+ERASE_SECONDS = 60.0
+"""How long erasing may take: of 200,000 entries it takes three. Nobody else waits for that user's mailbox."""
+
 
 class Mailbox(msgspec.Struct, frozen=True):
     """Where a mailbox stands. `base`: acknowledged by some device, or gone, up to here."""
@@ -94,7 +97,7 @@ class Queues:
         replayed = int(await patiently(lambda: self._database.value("replay", actor, user, after, self._max_pending)))
         if replayed < 0:
             raise TooLarge(
-                f"that would be {-replayed} notifications; a mailbox keeps {self._max_pending} pending. Begin after a later seq"
+                f"that would be more than the {self._max_pending} notifications a mailbox keeps pending; begin after a later seq"
             )
         return replayed
 
@@ -104,7 +107,11 @@ class Queues:
 
     async def erase(self, actor: str, user: str) -> int:
         """Erase everything about a user, who begins anew. Returns how many notifications went. Raises Unavailable."""
-        return int(await patiently(lambda: self._database.value("erase", actor, user)))
+
+        async def attempt() -> int:
+            return int(await self._database.value_within("erase", actor, user, seconds=ERASE_SECONDS))
+
+        return await patiently(attempt, seconds=ERASE_SECONDS)
 
     async def cancel(self, actor: str, notification: UUID) -> int | None:
         """Withdraw anybody's notification. Returns from how many; None when there is no such one. Raises Unavailable."""

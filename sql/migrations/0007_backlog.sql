@@ -151,8 +151,8 @@ BEGIN
 END $$;
 
 -- Queues again, under new seqs and with their old ids, every notification after a seq that is not over. The old entry ends
--- with reason 4 without a retract: whoever has it gets the same notification again. Answers with how many; with minus how many,
--- and nothing done, when they would not fit into the mailbox. Primary keys; the mailbox is held.
+-- with reason 4 without a retract: whoever has it gets the same notification again. Answers with how many; with -1, and nothing
+-- done, when they would not fit into the mailbox. Primary keys; the mailbox is held.
 CREATE FUNCTION notify.replay(actor text, owner text, after bigint, max_pending bigint) RETURNS bigint
 LANGUAGE plpgsql SET lock_timeout = '2s'
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
@@ -163,12 +163,16 @@ DECLARE
 BEGIN
     PERFORM 1 FROM notify.mailbox AS m WHERE m.user_id = owner FOR UPDATE;
     moment := clock_timestamp();
-    SELECT array_agg(e.notification_id ORDER BY e.seq), array_agg(e.seq ORDER BY e.seq) INTO ids, seqs
-    FROM notify.entry AS e JOIN notify.notification AS n ON n.id = e.notification_id
-    WHERE e.user_id = owner AND e.seq > after AND e.kind = 1 AND n.expires_at > moment
-      AND NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = owner AND x.seq = e.seq OFFSET 0);
+    -- One more than fit is enough to know that they are too many: a mailbox may hold a million.
+    SELECT array_agg(f.notification_id ORDER BY f.seq), array_agg(f.seq ORDER BY f.seq) INTO ids, seqs FROM (
+        SELECT e.notification_id, e.seq
+        FROM notify.entry AS e JOIN notify.notification AS n ON n.id = e.notification_id
+        WHERE e.user_id = owner AND e.seq > after AND e.kind = 1 AND n.expires_at > moment
+          AND NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = owner AND x.seq = e.seq OFFSET 0)
+        ORDER BY e.seq LIMIT max_pending + 1
+    ) AS f;
     IF cardinality(ids) > max_pending THEN
-        RETURN -cardinality(ids);
+        RETURN -1;
     END IF;
     IF ids IS NOT NULL THEN
         UPDATE notify.mailbox AS m

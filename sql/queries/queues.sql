@@ -49,3 +49,7 @@ SELECT notify.erase($1, $2)
 -- name: cancel_any
 -- Withdraws anybody's notification; NULL when there is no such one. entry_notification; see the function.
 SELECT notify.cancel_any($1, $2)
+
+-- name: allow_time
+-- Lets the next statement of this transaction run for longer ('60s'). No table.
+SELECT set_config('statement_timeout', $1, true)

@@ -7,6 +7,7 @@ import pytest
 
 from notify.sql import query
 from notify.store.database import SERVER_SETTINGS
+from tests.mailing import connected, post
 
 ENTRIES = 10_000
 ENOUGH_MS = 1_500
@@ -89,3 +90,25 @@ async def test_retention_looks_no_further_than_it_goes(session: asyncpg.Connecti
         looked = await session.fetchval("SELECT idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'entry'")
     assert looked < 500
     assert await session.fetchval("SELECT floor FROM notify.mailbox WHERE user_id = 'big'") == 3
+
+
+async def test_a_user_is_erased_however_long_it_takes(
+    database_url: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SERVER_SETTINGS, "statement_timeout", "250ms")
+    await connection.execute("""
+        CREATE FUNCTION notify.take_long() RETURNS trigger
+        LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END $$;
+        CREATE TRIGGER take_long AFTER DELETE ON notify.entry EXECUTE FUNCTION notify.take_long();
+    """)
+    async with connected(database_url) as store:
+        await store.sends.send(post("big"))
+        assert await store.queues.erase("admin", "big") == 1
+    assert await connection.fetchval("SELECT count(*) FROM notify.notification") == 0
+
+
+async def test_a_replay_of_too_much_looks_at_no_more_than_would_fit(session: asyncpg.Connection) -> None:
+    async with session.transaction():
+        assert await session.fetchval(query("replay"), "admin", "big", 0, 1_000) == -1
+        looked = await session.fetchval("SELECT idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'entry'")
+    assert looked < 5_000
