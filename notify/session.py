@@ -48,6 +48,9 @@ An ack of something new is not counted: there are no more of those than entries 
 one by itself would else be replayed no faster than this.
 """
 
+MARK_FRAMES = 10
+"""Of those, what a read mark counts for: it is a transaction, and the others' sends wait for the same database."""
+
 
 @dataclass(frozen=True, slots=True)
 class Resume:
@@ -219,6 +222,7 @@ class Session:
         elif isinstance(frame, Auth):
             await self._refresh(frame.token)
         else:
+            self._frames += MARK_FRAMES - 1
             await self._mark_read(frame)
 
     async def _mark_read(self, frame: Read) -> None:

@@ -4,6 +4,7 @@ Sending is a lean route: a plain ASGI function, because at thousands of requests
 than the work. What it answers, its errors included, is what any other handler would.
 """
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
@@ -25,7 +26,16 @@ from notify.api.requests import BatchRequest, Checker, SendRequest, build_checks
 from notify.api.services import Services
 from notify.auth import Scope
 from notify.context import Context, read_traceparent, write_context
-from notify.errors import FieldError, InFlight, InvalidRequest, KeyReused, MethodNotAllowed, NotFound, TooLarge
+from notify.errors import (
+    FieldError,
+    InFlight,
+    InvalidRequest,
+    KeyReused,
+    MethodNotAllowed,
+    NotFound,
+    RateLimited,
+    TooLarge,
+)
 from notify.model import Codec, Notification, is_identifier
 from notify.momentary import Momentary, wrap
 from notify.quota import Quota
@@ -39,6 +49,9 @@ Handle = Callable[["Incoming", "Send"], Awaitable[None]]
 AsgiScope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+REFUSAL_SECONDS = 0.1
+"""How long a producer over its quota waits to hear of it: else one that takes no notice keeps the others' requests waiting."""
 
 PATH_SEND = "/v1/notifications"
 PATH_BATCH = "/v1/notifications/batch"
@@ -135,6 +148,8 @@ class Sending:
         except ClientGone:
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+            if isinstance(error, RateLimited):
+                await asyncio.sleep(REFUSAL_SECONDS)
             await answer_problem(send, recognize(error))
 
     def _choose(self, headers: Mapping[str, str], handles: Mapping[str, Handle]) -> str:

@@ -6,8 +6,9 @@ from typing import Any
 
 import jwt
 import msgspec
+import pytest
 
-from notify.session import LEEWAY_SECONDS
+from notify.session import LEEWAY_SECONDS, MARK_FRAMES
 from tests.service import SECRET, Service, mint_token
 
 
@@ -97,6 +98,18 @@ async def test_a_text_frame_authenticates_no_msgpack_socket_and_a_binary_one_doe
     async with service.dial(subprotocols=["notify.v1.msgpack"]) as socket:
         await socket.say(msgspec.msgpack.encode({"op": "auth", "token": mint_token("ann")}))
         assert (await socket.take())["op"] == "welcome"
+
+
+async def test_read_marks_count_for_more_than_other_frames(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a transaction."""
+    monkeypatch.setattr("notify.session.MAX_FRAMES_PER_SECOND", 2 * MARK_FRAMES)
+    async with service.connect("ann") as socket:
+        await socket.take_backlog()
+        begun = time.monotonic()
+        for _ in range(5):
+            await socket.say({"op": "read", "up_to": 1})
+        await socket.settle()
+        assert time.monotonic() - begun > 0.9  # some in the second that had begun, and no more than three in the next
 
 
 async def test_a_flood_of_pings_is_answered_in_its_own_time_and_delays_nobody(service: Service) -> None:

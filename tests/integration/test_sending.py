@@ -11,6 +11,7 @@ import httpx
 import msgspec
 import pytest
 
+from notify.api.producers import REFUSAL_SECONDS
 from tests.service import SEND, Service, bearer, holding, until
 
 PATH = "/v1/notifications"
@@ -307,7 +308,25 @@ async def test_a_producer_over_its_rate_is_told_when_to_come_back(database_url: 
         assert refused
         assert int(refused[0].headers["retry-after"]) >= 1
         assert refused[0].json()["type"] == "rate-limited"
+        assert min(answer.elapsed.total_seconds() for answer in refused) >= REFUSAL_SECONDS
         assert (await service.post({"to": "ann", "type": "t"}, app="another")).status_code == 201
+
+
+async def test_a_producer_with_too_much_waiting_is_refused_and_another_is_not(
+    service: Service, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("notify.store.sends.FAIR_QUEUE", 2)
+    await service.send("ann")
+    async with holding(database_url, "ann"):
+        waiting = [asyncio.create_task(service.post({"to": "ann", "type": "t"})) for _ in range(3)]
+        await until(lambda: len(service.store.sends.single) == 3)
+        answer = await service.post({"to": "bob", "type": "t"})
+        assert (answer.status_code, answer.json()["type"]) == (429, "rate-limited")
+        assert answer.headers["retry-after"] == "1"
+        assert answer.headers["ratelimit-policy"] == '"waiting";q=2;qu="concurrent-requests"'
+        assert answer.headers["ratelimit"] == '"waiting";r=0;t=1'
+        assert (await service.post({"to": "bob", "type": "t"}, app="another")).status_code == 201
+    assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {201}
 
 
 async def test_a_full_lane_refuses_with_503_before_anything_is_accepted(
