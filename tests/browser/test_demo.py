@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from notify.errors import Close
 from tests.service import Service
 
 if TYPE_CHECKING:
@@ -144,6 +145,14 @@ async def test_chat_tells_that_somebody_is_typing(service: Service, page: "Page"
     ada, ben = await open_example(page, service, "chat")
     await ada.locator("input").press_sequentially("h")
     await wait_text(ben.locator(".typing"), "Ada is typing…")
+
+
+async def test_an_example_shows_that_the_service_ended_it_and_why(service: Service, page: "Page") -> None:
+    ada, ben = await open_example(page, service, "chat")
+    for session in service.app.hub:
+        session.leave(Close.DISCONNECTED)
+    for side in (ada, ben):
+        await wait_count(side.locator(".status[data-state=stopped]", has_text="disconnected"), 1)
 
 
 async def test_game_agrees_on_every_coin_and_hears_where_the_other_one_is(service: Service, page: "Page") -> None:
