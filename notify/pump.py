@@ -169,8 +169,8 @@ class Pump:
         if not self._socket.send_now(message):
             return False
         self._quiet_since = time.monotonic()
-        self._pass(Part(delivery.seq, [message], [delivery.entry]))
-        self._count((delivery.entry,))
+        part = Part(delivery.seq, [message], [delivery.entry])
+        self._count(part.entries, self._pass(part))
         if not self._window:
             self._settle()
         return True
@@ -310,11 +310,17 @@ class Pump:
             return True
         if self._position < self._head:
             return await self._chase()
-        if not self._caught_up:
-            self._caught_up = True
-            await self._write(self._codec.encode(CaughtUp(seq=self._position)))
+        if announcement := self._announce():
+            await self._write(*announcement)
             return True
         return False
+
+    def _announce(self) -> Sequence[str | bytes]:
+        """Return `caught_up`, once, as soon as nothing is behind: it travels with what is written last before it."""
+        if self._caught_up or self._closing is not None or self._position < self._head:
+            return ()
+        self._caught_up = True
+        return (self._codec.encode(CaughtUp(seq=self._position)),)
 
     async def _chase(self) -> bool:
         """Fetch the next page and send it. Returns False when the window is full: an ack starts the pump again."""
@@ -344,17 +350,19 @@ class Pump:
             self._settle()
 
     async def _write_part(self, part: Part) -> None:
-        self._pass(part)
+        accepted = self._pass(part)
         if part.messages:
-            await self._write(*part.messages)
-            self._count(part.entries)
+            await self._write(*part.messages, *self._announce())
+            self._count(part.entries, accepted)
 
-    def _pass(self, part: Part) -> None:
-        """Move on past what is now written, or is over."""
+    def _pass(self, part: Part) -> Sequence[float]:
+        """Move on past what is now written, or is over. Returns when each of the entries was accepted."""
+        accepted = [self._accepted_at(entry) for entry in part.entries]
         self._position = max(self._position, part.passed)
         if not self._auto_ack:
-            for message, entry in zip(part.messages, part.entries, strict=True):
-                self._window.add(entry.seq, len(message), self._accepted_at(entry))
+            for message, entry, moment in zip(part.messages, part.entries, accepted, strict=True):
+                self._window.add(entry.seq, len(message), moment)
+        return accepted
 
     def _accepted_at(self, entry: Entry) -> float:
         """Return when a notification was accepted, or 0 for one of the backlog: its wait says nothing about this service."""
@@ -362,23 +370,22 @@ class Pump:
             return 0.0
         return entry.queued_at.timestamp()
 
-    def _count(self, entries: Sequence[Entry]) -> None:
+    def _count(self, entries: Sequence[Entry], accepted: Sequence[float]) -> None:
         now, took = clock.now(), time.monotonic() - self._quiet_since
-        for entry in entries:
+        for entry, moment in zip(entries, accepted, strict=True):
             if entry.context is not None and tracing.active is not None:
                 tracing.active.deliver(entry.context, entry.notification_id, entry.seq, took)
             if entry.kind is Kind.NOTIFICATION and entry.queued_at is not None:
-                accepted = self._accepted_at(entry)
-                self._store.activity.count_delivery(now - accepted if accepted else None)
+                self._store.activity.count_delivery(now - moment if moment else None)
                 if self._auto_ack:
                     self._store.activity.count_acks(1)
 
     async def _write_answers(self) -> None:
-        while self._answers:
-            frame = self._answers.pop(0)
+        if count := len(self._answers):
+            await self._write(*map(self._codec.encode, self._answers), *self._announce())
+            del self._answers[:count]
             if self._answers_room is not None:
                 self._answers_room.set()
-            await self._write(self._codec.encode(frame))
 
     async def _write(self, *messages: str | bytes) -> None:
         self._quiet_since = self._writing_since = time.monotonic()

@@ -127,4 +127,8 @@ async def test_a_page_is_written_in_one_go(service: Service, monkeypatch: pytest
     await service.send_many("ann", 50)
     async with service.connect("ann") as socket:
         assert data_of(await socket.take_backlog()) == list(range(50))
-    assert parts == [1, 50, 1]  # welcome, the page, caught_up
+        await service.send("ann", "x" * 1_000)
+        await socket.take()
+    async with service.connect("bob") as socket:
+        await socket.take_backlog()
+    assert parts == [1, 51, 1, 2]  # welcome; the page and caught_up; what is live; welcome and caught_up
