@@ -1,7 +1,6 @@
 """Web Push reaches the browsers of those who are away, and nobody else."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
@@ -10,43 +9,16 @@ import asyncpg
 import httpx
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from notify import pusher
-from notify.outbound import Outbound
 from notify.sql import query
-from notify.webpush import decode_base64url, derive, encode_base64url, load_point, write_point
+from notify.webpush import decode_base64url, load_point
 from tests.admin import Admin, is_listed
 from tests.receiver import Received, Receiver, Reply
 from tests.service import Service, bearer, until
+from tests.subscriber import Browser, lead_to, list_endpoints
 
 PATH = "/v1/push/subscriptions"
-
-
-class Browser:
-    """A browser that is subscribed at a push service, and reads what comes from there (RFC 8291, the other way round)."""
-
-    def __init__(self, push_service: Receiver, name: str = "1") -> None:
-        self.endpoint = f"{push_service.url}/send/{name}"
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._auth = b"an auth secret.."
-
-    def describe(self, **fields: object) -> dict[str, object]:
-        """Return what `PushSubscription.toJSON()` does."""
-        keys = {"p256dh": encode_base64url(write_point(self._key)), "auth": encode_base64url(self._auth)}
-        return {"endpoint": self.endpoint, "expirationTime": None, "keys": keys, **fields}
-
-    def read(self, body: bytes) -> Any:
-        salt, size, theirs, record = body[:16], body[16:20], body[21 : 21 + body[20]], body[21 + body[20] :]
-        assert int.from_bytes(size, "big") >= len(record)
-        shared = self._key.exchange(ec.ECDH(), load_point(theirs))
-        material = derive(shared, self._auth, b"WebPush: info\0" + write_point(self._key) + theirs, 32)
-        key = derive(material, salt, b"Content-Encoding: aes128gcm\0", 16)
-        nonce = derive(material, salt, b"Content-Encoding: nonce\0", 12)
-        plaintext = AESGCM(key).decrypt(nonce, record, None)
-        assert plaintext.endswith(b"\x02")
-        return json.loads(plaintext[:-1])
 
 
 @pytest.fixture(autouse=True)
@@ -63,12 +35,6 @@ async def push_service() -> AsyncIterator[Receiver]:
         yield receiver
 
 
-def lead_to(push_service: Receiver, service: Service) -> Service:
-    """Let a service find its way to the push service of the test."""
-    service.app.outbound = Outbound(allow_private=True, resolve=lambda *_: ["127.0.0.1"], trust=push_service.trust)
-    return service
-
-
 @pytest.fixture
 async def service(database_url: str, push_service: Receiver) -> AsyncIterator[Service]:
     async with lead_to(push_service, Service(database_url, max_devices=3)) as service:
@@ -82,13 +48,6 @@ async def put(service: Service, subscription: object, user: str = "alice") -> ht
 async def subscribe(service: Service, browser: Browser, user: str = "alice") -> None:
     answer = await put(service, browser.describe(), user)
     assert answer.status_code == 204, answer.text
-
-
-async def list_endpoints(connection: asyncpg.Connection, user: str = "alice") -> list[str]:
-    rows = await connection.fetch(
-        "SELECT endpoint FROM notify.push_subscription WHERE user_id = $1 ORDER BY seen_at", user
-    )
-    return [row["endpoint"] for row in rows]
 
 
 async def is_settled(connection: asyncpg.Connection, seq: int) -> bool:
