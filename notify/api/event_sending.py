@@ -41,7 +41,7 @@ from notify.store.database import KeyTaken
 from notify.store.notifications import Answer
 from notify.store.sends import Claim, Post
 
-MEDIA_HEADERS = "(an event in the headers)"
+MEDIA_HEADERS = "any beside a ce-specversion header"
 """Stands among the media types for binary mode, whose Content-Type is the data's and may be any."""
 
 MARK = f"{HEADER}specversion"
@@ -87,7 +87,7 @@ class EventSending(Sending):
         event = self._reader(incoming).read_headers(incoming.headers, incoming.body)
         try:
             await self._send_single(incoming, send, event)
-        except InvalidRequest as error:
+        except (InvalidRequest, KeyReused) as error:
             raise relocate(error, place_in_headers) from None
 
     async def _send_single(self, incoming: Incoming, send: Send, event: Event) -> None:

@@ -10,9 +10,9 @@ formats/json-format.md for structured mode, bindings/http-protocol-binding.md fo
 import base64
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -31,7 +31,7 @@ from notify.api.requests import (
     UndeliveredAfter,
 )
 from notify.context import Context, read_traceparent, write_context
-from notify.errors import FieldError, InvalidRequest, TooLarge
+from notify.errors import FieldError, InvalidRequest, Problem, TooLarge
 from notify.events import SOURCE
 from notify.model import ID_LENGTH, Codec
 
@@ -117,6 +117,8 @@ DELIVERY = {
 
 _FIELDS = {field.name for field in msgspec.structs.fields(EventRequest)}
 _NAMES = {field: attribute for attribute, field in DELIVERY.items()}
+
+ProblemT = TypeVar("ProblemT", bound=Problem)
 
 Attributes = Mapping[str, object]
 Data = Raw | bytes | None
@@ -353,9 +355,9 @@ def canonicalize(data: Data) -> bytes:
         return bytes(data)
 
 
-def relocate(error: InvalidRequest, place: Any) -> InvalidRequest:
+def relocate(error: ProblemT, place: Callable[[str], str]) -> ProblemT:
     """Return a refusal whose pointers lead into another form of the request."""
-    return InvalidRequest(error.detail, errors=[FieldError(place(each.pointer), each.detail) for each in error.errors])
+    return type(error)(error.detail, errors=[FieldError(place(each.pointer), each.detail) for each in error.errors])
 
 
 def place_in_event(pointer: str) -> str:

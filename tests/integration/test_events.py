@@ -122,6 +122,8 @@ async def test_an_event_may_be_in_the_headers(service: Service) -> None:
     wrong = {**attributes, "ce_subject": "%00", "ce_ttl": "soon"}
     assert refused(await post(service, b"{}", "application/json", **wrong)) == {"/ce-subject", "/ce-ttl"}
     assert refused(await post(service, b"{", "application/json", **attributes)) == {""}
+    other = await post(service, b"[]", "application/json", **{**attributes, "ce_id": "application/json"})
+    assert (other.status_code, other.json()["errors"][0]["pointer"]) == (422, "/ce-id")
     # The same event as a whole in a body: the first answer, since it is the same event.
     same = event("application/json", type="t", data={"n": [1]})
     assert (await post(service, same)).headers["Idempotent-Replayed"] == "true"
