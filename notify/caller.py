@@ -55,6 +55,9 @@ PATIENCE_SECONDS = 86_400.0
 LONGEST_REST_SECONDS = 3_600.0
 """The longest that a receiver may ask us to stay away, with Retry-After."""
 
+LEAVE_SECONDS = 1.0
+"""How long calls under way may take once this node leaves: most receivers answer by then, and so are called once."""
+
 RECORD_TRIES = 5
 """Attempts, a second apart, to write down how a call ended; beyond them the lease runs out and it is made again."""
 
@@ -86,15 +89,22 @@ class Caller:
     def __init__(self, store: Store, outbound: Outbound) -> None:
         self._store = store.webhooks
         self._outbound = outbound
-        self._calling = 0
+        self._attempts: set[asyncio.Task[None]] = set()
         self._freed = asyncio.Event()
 
     async def run(self) -> None:
-        """Keep at it. What fails is logged and tried again."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._ripen(), name="caller deadlines")
-            tasks.create_task(self._call(tasks), name="caller calls")
-            tasks.create_task(self._watch(), name="caller watch")
+        """Keep at it, what fails is logged and tried again; then give the calls under way a moment to end."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._ripen(), name="caller deadlines")
+                tasks.create_task(self._call(), name="caller calls")
+                tasks.create_task(self._watch(), name="caller watch")
+        finally:
+            if self._attempts:
+                _, late = await asyncio.wait(self._attempts, timeout=LEAVE_SECONDS)
+                for attempt in late:
+                    attempt.cancel()
+                await asyncio.gather(*late, return_exceptions=True)
 
     async def _ripen(self) -> None:
         while True:
@@ -114,22 +124,27 @@ class Caller:
                     pause = CROWD_SECONDS
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, not a secret
 
-    async def _call(self, tasks: asyncio.TaskGroup) -> None:
+    async def _call(self) -> None:
         while True:
             self._freed.clear()
-            if room := MAX_CALLS - self._calling:
+            if room := MAX_CALLS - len(self._attempts):
                 try:
                     claimed = await self._store.claim(room)
                 except NotifyError as error:
                     log.warning("caller.interrupted", reason=str(error))
                     claimed = ()
                 for call in claimed:
-                    self._calling += 1
-                    tasks.create_task(self._attempt(call, time.monotonic()), name="caller call")
+                    attempt = asyncio.create_task(self._attempt(call, time.monotonic()), name="caller call")
+                    self._attempts.add(attempt)
+                    attempt.add_done_callback(self._end)
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS * random.uniform(0.8, 1.2)):  # noqa: S311 - jitter, not a secret
                     await self._freed.wait()
             await asyncio.sleep(CROWD_SECONDS)
+
+    def _end(self, attempt: asyncio.Task[None]) -> None:
+        self._attempts.discard(attempt)
+        self._freed.set()
 
     async def _watch(self) -> None:
         while True:
@@ -151,9 +166,6 @@ class Caller:
             log.warning("caller.interrupted", reason=str(error))
         except Exception:
             log.exception("webhook.broken", id=str(call.id))  # one bad call must not end the others
-        finally:
-            self._calling -= 1
-            self._freed.set()
 
     async def _make(self, call: Call, found: Undelivered) -> None:
         body = write_event(call, found)

@@ -35,11 +35,12 @@ class Received:
 
 @dataclass
 class Reply:
-    """What is answered. Without a status nothing is, and the connection stays open."""
+    """What is answered, after `delay` seconds. Without a status nothing is, and the connection stays open."""
 
     status: int | None = 201
     headers: Mapping[str, str] | None = None
     body: bytes = b""
+    delay: float = 0.0
 
 
 class Receiver:
@@ -114,6 +115,7 @@ class Receiver:
         if reply.status is None:
             await reader.read()  # until the other side gives up
             return
+        await asyncio.sleep(reply.delay)
         lines = [f"HTTP/1.1 {reply.status} Answer", f"Content-Length: {len(reply.body)}"]
         lines += [f"{name}: {value}" for name, value in (reply.headers or {}).items()]
         writer.write(("\r\n".join(lines) + "\r\n\r\n").encode() + reply.body)

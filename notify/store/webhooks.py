@@ -144,11 +144,11 @@ class Webhooks:
 
     async def page(self, *, after: str, limit: int) -> Sequence[Webhook]:
         """Return up to `limit` webhooks of apps whose ids come after one."""
-        return [Webhook(*row) for row in await self._database.rows("list_webhooks", after, limit)]
+        return [Webhook(*row) for row in await self._database.rows("list_webhooks", after, None, limit)]
 
     async def find(self, app: str) -> Webhook | None:
         """Return an app's webhook, if it has one."""
-        row = await self._database.row("find_webhook", app)
+        row = await self._database.row("list_webhooks", "", app, 1)
         return None if row is None else Webhook(*row)
 
     async def calls(self, app: str, limit: int) -> Sequence[WaitingCall]:

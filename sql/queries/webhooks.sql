@@ -42,24 +42,15 @@ SELECT COALESCE(sum(c.n), 0)::bigint FROM notify.webhook AS w CROSS JOIN LATERAL
 ) AS c
 
 -- name: list_webhooks
--- The webhooks of apps after one, each with what waits and what was given up. Primary key; webhook_call_app, webhook_call_next.
+-- The webhooks of apps after one, or of one only, each with what waits and what was given up. Primary key; webhook_call_app,
+-- webhook_call_next.
 SELECT w.app, w.url, w.set_by, w.set_at, w.last_at, w.last_result, w.failures, w.dropped, c.waiting, a.n - c.waiting AS given_up
 FROM notify.webhook AS w
 CROSS JOIN LATERAL (
     SELECT count(*) AS waiting FROM notify.webhook_call AS c WHERE c.app = w.app AND c.next_at IS NOT NULL
 ) AS c
 CROSS JOIN LATERAL (SELECT count(*) AS n FROM notify.webhook_call AS c WHERE c.app = w.app) AS a
-WHERE w.app > $1 ORDER BY w.app LIMIT $2
-
--- name: find_webhook
--- The same of one app. Primary key; webhook_call_app, webhook_call_next.
-SELECT w.app, w.url, w.set_by, w.set_at, w.last_at, w.last_result, w.failures, w.dropped, c.waiting, a.n - c.waiting AS given_up
-FROM notify.webhook AS w
-CROSS JOIN LATERAL (
-    SELECT count(*) AS waiting FROM notify.webhook_call AS c WHERE c.app = w.app AND c.next_at IS NOT NULL
-) AS c
-CROSS JOIN LATERAL (SELECT count(*) AS n FROM notify.webhook_call AS c WHERE c.app = w.app) AS a
-WHERE w.app = $1
+WHERE w.app > $1 AND ($2::text IS NULL OR w.app = $2) ORDER BY w.app LIMIT $3
 
 -- name: list_calls
 -- The latest calls of an app that wait or were given up. webhook_call_app, walked backwards.

@@ -181,6 +181,18 @@ async def test_what_passed_while_every_node_was_down_is_called_for_by_the_first_
         assert read_event(await receiver.take())["data"]["users"] == ["alice"]
 
 
+async def test_a_node_that_leaves_waits_for_the_answer_so_that_nobody_calls_again(
+    database_url: str, connection: asyncpg.Connection, receiver: Receiver
+) -> None:
+    receiver.replies = [Reply(200, delay=0.2)]
+    async with Service(database_url, webhook_allow_private=True) as node:
+        await hook(node, receiver.url)
+        await node.send("alice", undelivered_after=10)
+        await let_pass(connection)
+        await receiver.take()
+    assert await nothing_waits(connection)
+
+
 # What fails
 
 
