@@ -17,7 +17,6 @@ CROSS JOIN LATERAL (
         UNION ALL
         SELECT unnest(o.users) FROM notify.outbox AS o WHERE o.id = n.id AND o.problem IS NULL
     ) AS w
-    WHERE n.expires_at > clock_timestamp()
 ) AS p
 WHERE n.id = $1
 

@@ -12,6 +12,7 @@ import asyncpg
 import msgspec
 import pytest
 import structlog
+from prometheus_client import REGISTRY
 
 from notify.caller import Caller
 from notify.outbound import Outbound
@@ -86,6 +87,11 @@ async def take_all(node: Service, user: str) -> None:
     await node.wait_for_acks()
 
 
+def count_deadlines(result: str) -> float:
+    """Return what /metrics says of deadlines that passed."""
+    return REGISTRY.get_sample_value("notify_deadlines_passed_total", {"result": result}) or 0.0
+
+
 def read_event(received: Received) -> dict[str, Any]:
     event: dict[str, Any] = json.loads(received.body)
     return event
@@ -154,9 +160,12 @@ async def test_who_took_it_in_time_and_what_is_over_is_not_called_for(
     await Admin(node).act("DELETE", "/users/eve")
     await node.post({"topic": "nobody's", "type": "t", "undelivered_after": 10})
     await node.post({"to": "frank", "type": "t", "undelivered_after": 10}, app="an app without a webhook")
+    before = [count_deadlines(result) for result in ("settled", "unwanted", "called")]
     await let_pass(connection)
     await until(lambda: nothing_waits(connection))
     assert receiver.requests.empty()
+    after = [count_deadlines(result) for result in ("settled", "unwanted", "called")]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [6, 1, 0]
 
 
 async def test_a_deadline_counts_from_when_it_may_be_delivered(

@@ -113,7 +113,6 @@ def read_host(url: str) -> str:
 async def check_url(services: Services, url: str) -> str:
     """Return a URL that may be called. Raises InvalidRequest; a name that can't be resolved now may be later."""
     try:
-        services.outbound.check(url)
         with suppress(Unreachable):
             await services.outbound.probe(url)
     except ForbiddenAddress as error:
