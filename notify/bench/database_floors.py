@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import asyncpg
 
-from notify.bench.meter import find_parent
+from notify.bench.meter import difference, find_parent, read_cpu
 
 SCHEMA = "notify_bench_floor"
 CHANNEL = "notify_bench_floor"
@@ -88,16 +88,21 @@ async def count_notifies(url: str, seconds: float) -> float:
                 connection.terminate()
 
 
-async def count_batch_rows(url: str, seconds: float) -> float:
-    """Return rows a second in batches of BATCH, one commit a batch, over one connection."""
+async def count_batch_rows(url: str, seconds: float) -> tuple[float, float | None]:
+    """Return rows a second in batches of BATCH, one commit a batch, over one connection; and PostgreSQL's µs a row."""
     async with prepare(url) as connection:
         users = [f"user-{place}" for place in range(BATCH)]
         await connection.execute(INSERT_BATCH, users, PAYLOAD)
+        backend = await connection.fetchval("SELECT pg_backend_pid()")
+        here = find_parent(backend, "postgres") is not None
+        before = read_cpu(backend, {}) if here else None
         done, started = 0, time.perf_counter()
         while time.perf_counter() < started + seconds:
             await connection.execute(INSERT_BATCH, users, PAYLOAD)
             done += BATCH
-        return done / (time.perf_counter() - started)
+        rate = done / (time.perf_counter() - started)
+        used = difference(before, read_cpu(backend, {})) if here else None
+        return rate, None if used is None else used / done * 1e6
 
 
 async def identify(url: str) -> tuple[str, int | None]:

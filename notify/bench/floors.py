@@ -16,7 +16,7 @@ import asyncpg
 
 from notify.bench.database_floors import count_batch_rows, count_notifies, time_notify
 from notify.bench.fleet import Fleet, LoadError
-from notify.bench.meter import Meter
+from notify.bench.meter import Meter, difference
 from notify.bench.orders import Connect, Press, Shape, Target, Watch
 
 SOCKETS = 1_000
@@ -36,27 +36,34 @@ STOP_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Floors:
-    """What the machine does without us; None where it could not be measured."""
+    """What the machine does without us; None where it could not be measured.
+
+    `_cpu_us` is processor time, in microseconds: what a rate comes to on a machine that others use as well, it does not tell.
+    """
 
     insert_notify_ms: float | None = None
     insert_notify_p99_ms: float | None = None
     insert_notify_per_second: float | None = None
     batch_insert_rows_per_second: float | None = None
+    batch_insert_row_cpu_us: float | None = None
     litestar_posts_per_second: float | None = None
+    litestar_post_cpu_us: float | None = None
     uvicorn_socket_sends_per_second: float | None = None
     uvicorn_socket_kib: float | None = None
     litestar_socket_kib: float | None = None
 
 
-async def measure_database(url: str, seconds: float) -> dict[str, float]:
+async def measure_database(url: str, seconds: float) -> dict[str, float | None]:
     """Measure what PostgreSQL does by itself. Raises what asyncpg raises."""
     times = await time_notify(url, seconds)
     cuts = quantiles(times, n=100)
+    rows, row_cpu = await count_batch_rows(url, seconds)
     return {
         "insert_notify_ms": cuts[49],
         "insert_notify_p99_ms": cuts[98],
         "insert_notify_per_second": await count_notifies(url, seconds),
-        "batch_insert_rows_per_second": await count_batch_rows(url, seconds),
+        "batch_insert_rows_per_second": rows,
+        "batch_insert_row_cpu_us": row_cpu,
     }
 
 
@@ -100,10 +107,14 @@ def measure_servers(watch: Callable[[], None], payload_bytes: int, seconds: floa
         found["uvicorn_socket_sends_per_second"] = PUSHED / pushed.seconds
     with run_server("litestar") as (target, pid), Fleet(target, [shape], watch) as fleet:
         found["litestar_socket_kib"] = measure_socket_memory(fleet, pid, SOCKETS)
-    with run_server("litestar") as (target, _pid), Fleet(target, [shape], watch) as fleet:
+    with run_server("litestar") as (target, pid), Fleet(target, [shape], watch) as fleet:
         fleet.order([Press(SENDERS, 1, 0.3, path="/")], seconds=BOUND_SECONDS)
+        meter = Meter(pid, None)
+        before = meter.read().service
         pressed = fleet.order([Press(SENDERS, 1, seconds, path="/")], seconds=BOUND_SECONDS)
+        used = difference(before, meter.read().service)
         found["litestar_posts_per_second"] = pressed.accepted / pressed.seconds
+        found["litestar_post_cpu_us"] = None if used is None else used / max(1, pressed.accepted) * 1e6
     return found
 
 

@@ -53,6 +53,11 @@ class Meter:
         return sum(sizes) if sizes else None
 
 
+def difference(before: float | None, after: float | None) -> float | None:
+    """Return what was used in between, None where it can't be known."""
+    return None if before is None or after is None else after - before
+
+
 def list_children() -> dict[int, list[int]]:
     """Return the processes of the machine by their parent."""
     children: dict[int, list[int]] = {}

@@ -7,7 +7,7 @@ import msgspec
 
 from notify.bench.floors import Floors
 from notify.bench.ledger import Tally
-from notify.bench.meter import Reading
+from notify.bench.meter import Reading, difference
 
 MICROSECONDS = 1e6
 
@@ -177,11 +177,6 @@ def usage(before: Reading, after: Reading, tally: Tally, seconds: float, own: fl
         busiest_loader=tally.busiest,
         cpu_us_per_notification=each,
     )
-
-
-def difference(before: float | None, after: float | None) -> float | None:
-    """Return what was used in between, None where it can't be known."""
-    return None if before is None or after is None else after - before
 
 
 def counts(tally: Tally) -> dict[str, int]:
