@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -64,6 +65,7 @@ from notify.pusher import Pusher
 from notify.roster import Roster
 from notify.settings import Settings
 from notify.store import Store
+from notify.vitals import Vitals
 from notify.webpush import Signer
 
 log = structlog.get_logger()
@@ -279,7 +281,7 @@ class Application:
             }
             tasks = [asyncio.create_task(keep_running(name, work), name=name) for name, work in works.items()]
             streaming = Streaming(services, self._origins)
-            self._running = _Running(services, gateway, bridge, EventSending(services), streaming)
+            self._running = _Running(services, gateway, bridge, EventSending(services), streaming, Vitals(store))
             log.info("node.started", node=str(self.node), version=__version__)
             try:
                 yield
@@ -349,20 +351,10 @@ class Application:
                 await self._catch_up(store, orders)
 
     async def _check_database(self) -> bool:
-        try:
-            async with asyncio.timeout(2):
-                await self._need_running().services.store.mailboxes.read_heads(())
-        except (NotifyError, TimeoutError):
-            return False
-        return True
+        return self._running is not None and await self._running.vitals.database()
 
     async def _check_schema(self) -> bool:
-        try:
-            async with asyncio.timeout(2):
-                await self._need_running().services.store.database.use(require_current)
-        except (NotifyError, TimeoutError):
-            return False
-        return True
+        return self._running is not None and await self._running.vitals.schema()
 
     async def _check_listen(self) -> bool:
         return self._running is not None and self._running.bridge.listening.is_set()
@@ -386,16 +378,13 @@ def is_cross_origin(scope: Scope) -> bool:
     return any(name == b"origin" for name, _ in scope["headers"])
 
 
+@dataclass(slots=True)
 class _Running:
     """What exists between start and stop."""
 
-    __slots__ = ("bridge", "gateway", "sending", "services", "streaming")
-
-    def __init__(
-        self, services: Services, gateway: Gateway, bridge: Bridge, sending: Sending, streaming: Streaming
-    ) -> None:
-        self.services = services
-        self.gateway = gateway
-        self.bridge = bridge
-        self.sending = sending
-        self.streaming = streaming
+    services: Services
+    gateway: Gateway
+    bridge: Bridge
+    sending: Sending
+    streaming: Streaming
+    vitals: Vitals

@@ -5,6 +5,7 @@ Keeps the promise that no statement waits for ever: every bound is set on both s
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Self, TypeAlias, TypeVar, cast
 
@@ -74,6 +75,8 @@ class Database:
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
+        self.answered_at = float("-inf")
+        """When a statement was last answered, in seconds of time.monotonic()."""
 
     @classmethod
     async def connect(cls, url: str, *, connections: int) -> Self:
@@ -134,7 +137,9 @@ class Database:
             try:
                 async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
                     if seconds is None:
-                        return await getattr(connection, method)(statement, *arguments)
+                        answer = await getattr(connection, method)(statement, *arguments)
+                    self.answered_at = time.monotonic()
+                    return answer
                     async with connection.transaction():
                         await connection.fetchval(query("allow_time"), f"{seconds}s")
                         return await getattr(connection, method)(statement, *arguments, timeout=seconds + 1)
