@@ -56,6 +56,7 @@ from notify.gateway import Gateway, refuse
 from notify.hub import Hub
 from notify.ids import mint_id
 from notify.janitor import Janitor
+from notify.metrics import LET_GO
 from notify.migrate import require_current
 from notify.momentary import Assembler
 from notify.orders import Orders
@@ -80,7 +81,8 @@ CHANNEL_WAKE = "notify_wake"
 CHANNEL_NOW = "notify_now"
 CHANNEL_ACK = "notify_ack"
 CHANNEL_ORDER = "notify_order"
-"""What nodes tell each other: heads that moved, what is not stored, acks that came by REST, orders of admins."""
+CHANNEL_FULL = "notify_full"
+"""What nodes tell each other: heads that moved, what is not stored, acks by REST, orders of admins, what full mailboxes let go."""
 
 TICK_SECONDS = 1.0
 """How often sessions are looked at for pings, expiry and stuck peers."""
@@ -169,10 +171,7 @@ class Application:
             await self._sending.send_batch(scope, receive, send)
 
         # What apps send most takes the short way, past the framework's layers; a browser's request needs its CORS.
-        self._lean = {
-            PATH_SEND: send_one.fn,
-            PATH_BATCH: send_batch.fn,
-        }
+        self._lean = {PATH_SEND: send_one.fn, PATH_BATCH: send_batch.fn}
 
         @asgi(PATH_STREAM, copy_scope=False)
         async def stream(scope: Scope, receive: Receive, send: Send) -> None:
@@ -262,6 +261,7 @@ class Application:
                     CHANNEL_NOW: self._offer,
                     CHANNEL_ACK: self._confirm,
                     CHANNEL_ORDER: orders.call,
+                    CHANNEL_FULL: lambda payload: LET_GO.inc(int(payload.partition(" ")[0])),
                 },
                 catch_up=lambda: self._catch_up(store, orders),
             )

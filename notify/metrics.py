@@ -31,6 +31,10 @@ PENDING = Gauge(
     "Recipients whose notification no device has acknowledged; of all mailboxes, so every process says the same.",
 )
 PENDING_MAILBOXES = Gauge("notify_pending_mailboxes", "Mailboxes with anything pending; every process says the same.")
+LET_GO = Counter(
+    "notify_truncated_notifications",
+    "Pending notifications that went because a mailbox was full; every process counts the same.",
+)
 TRUNCATED = Counter("notify_truncated_frames", "Sessions told that something is gone for good.")
 UNREADABLE = Counter("notify_unreadable_entries", "Entries skipped because no codec can encode them.")
 OPENED = Counter("notify_sessions_opened", "Sessions opened.")

@@ -255,6 +255,7 @@ DECLARE
     full_users text[];   -- over-full mailboxes,
     floors bigint[];     -- how far their floors rise,
     bases bigint[];      -- and where what is not acknowledged begins
+    let_go bigint;
 BEGIN
     SELECT array_agg(f.user_id), array_agg(f.head - max_pending), array_agg(f.base) INTO full_users, floors, bases
     FROM (
@@ -285,6 +286,7 @@ BEGIN
     ), ended AS (
         INSERT INTO notify.ending (user_id, seq, reason, at)
         SELECT g.u, g.seq, CASE WHEN g.u IN (SELECT s.u FROM sampled AS s) THEN 4 ELSE 3 END, moment FROM going AS g
+        RETURNING reason
     ), moved AS (
         UPDATE notify.mailbox AS m SET floor = f.floor, unread = m.unread - f.unread, head = m.head + f.again
         FROM (
@@ -305,9 +307,15 @@ BEGIN
     ), marked AS (
         INSERT INTO notify.reading (user_id, ranged, to_seq, after_seq, at)
         SELECT q.u, false, q.new_seq, q.new_seq - 1, notify.read_at(q.u, q.old_seq) FROM queued AS q WHERE notify.is_read(q.u, q.old_seq)
+    ), slotted AS (
+        UPDATE notify.collapse_slot AS s SET seq = q.new_seq
+        FROM queued AS q WHERE s.user_id = q.u AND s.key = q.collapse_key AND s.seq = q.old_seq
     )
-    UPDATE notify.collapse_slot AS s SET seq = q.new_seq
-    FROM queued AS q WHERE s.user_id = q.u AND s.key = q.collapse_key AND s.seq = q.old_seq;
+    SELECT count(*) INTO let_go FROM ended AS e WHERE e.reason = 3;
+    IF let_go > 0 THEN
+        -- For the nodes' metrics. The moment keeps PostgreSQL from taking two of the same number for one.
+        PERFORM pg_notify('notify_full', let_go || ' ' || clock_timestamp());
+    END IF;
     RETURN true;
 END $$;
 

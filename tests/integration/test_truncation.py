@@ -4,9 +4,10 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
+from prometheus_client import REGISTRY
 
 from tests.integration.support import count_unread, find_status, follow, list_inbox, mark_read
-from tests.service import Service
+from tests.service import Service, until
 
 
 @pytest.fixture
@@ -29,6 +30,20 @@ async def test_the_oldest_go_and_the_client_is_told_before_anything_else(
     assert (await follow(service, sent[0]))["counts"]["expired"] == 1
     assert [item["data"] for item in (await list_inbox(service, "alice"))["items"]] == [7, 6, 5, 4, 3]
     assert await count_unread(connection, "alice") == (5, 5)
+
+
+async def test_what_goes_is_counted_whether_anybody_connects_or_not(
+    service: Service, connection: asyncpg.Connection
+) -> None:
+    def count() -> float:
+        return REGISTRY.get_sample_value("notify_truncated_notifications_total") or 0.0
+
+    before = count()
+    for n in range(7):
+        await service.send("alice", n)
+    await until(lambda: count() - before == 2)
+    await connection.execute("SELECT notify.send('t', recipient => 'alice') FROM generate_series(1, 3)")
+    await until(lambda: count() - before == 5)
 
 
 async def test_a_batch_larger_than_the_mailbox_keeps_its_end(service: Service) -> None:

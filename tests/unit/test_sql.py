@@ -19,7 +19,9 @@ SQL = re.compile(
     r"|UNLISTEN|^\s*LISTEN|^\s*NOTIFY|(?:CREATE|ALTER|DROP)\s+(?:TABLE|SCHEMA|INDEX|DATABASE|FUNCTION|ROLE))\s"
 )  # LISTEN and NOTIFY are also words of our prose: only at the beginning are they a statement
 
-CALLS = frozenset({"query", "rows", "row", "value", "value_within"})  # notify.sql's, and those of notify.store's Database
+CALLS = frozenset(
+    {"query", "rows", "row", "value", "value_within"}
+)  # notify.sql's, and those of notify.store's Database
 
 ALLOWED = {
     # module: why it may; database names can't be arguments of a statement, and there is no schema yet at that point
