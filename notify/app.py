@@ -82,7 +82,7 @@ CHANNEL_NOW = "notify_now"
 CHANNEL_ACK = "notify_ack"
 CHANNEL_ORDER = "notify_order"
 CHANNEL_FULL = "notify_full"
-"""What nodes tell each other: heads that moved, what is not stored, acks by REST, orders of admins, what full mailboxes let go."""
+"""What nodes tell each other: heads that moved, what is not stored, acks by REST, admins' orders, what full mailboxes let go."""
 
 TICK_SECONDS = 1.0
 """How often sessions are looked at for pings, expiry and stuck peers."""
