@@ -108,11 +108,13 @@ async def follow_readme(reader: Reader, page: "Page") -> None:
     """Send and receive as the README and the migration guide say, in the same directory."""
     database = EmbeddedPostgres(reader.directory / ".notify")
     reader.given |= {"user_token": await reader.ask(".venv/bin/notify token --sub alice"), "DATABASE": database.url()}
+    await page.goto("about:blank")  # a device that is new starts after what the page has acknowledged
     sent = await reader.follow(README, "Send")
     assert read_answer(sent[0])["recipients"] == 1
     [received] = await reader.follow(README, "Receive")
     assert "order.shipped {'order': 7}" in received
 
+    await page.goto(PAGE)
     handlers = take(MIGRATING, "From Socket.IO", "js").text
     async with page.expect_console_message(lambda message: message.text == "shipped 7"):
         await page.add_script_tag(
@@ -131,6 +133,7 @@ async def follow_readme(reader: Reader, page: "Page") -> None:
     assert "/shops/7 order.lost {'order': 9}" in events
 
     await page.goto(f"{SERVICE}/livez")
+    await reader.ask(".venv/bin/notify send alice order.shipped '{\"order\": 8}'")
     plain = take(README, "Receive", "js").text
     async with page.expect_console_message(lambda message: message.text.startswith("order.shipped")):
         await page.evaluate(f"(token) => {{ {plain}; connect(token); }}", reader.given["user_token"])
