@@ -46,7 +46,7 @@ from notify.api.topics import list_subscribers, subscribe, unsubscribe
 from notify.auth import Authenticator
 from notify.bridge import Bridge
 from notify.caller import Caller
-from notify.carried import CarriedEntry, read_wakes
+from notify.carried import read_wake, split_wakes
 from notify.console.rendering import build_templates
 from notify.console.routes import console_router
 from notify.demo.routes import demo_router
@@ -298,11 +298,13 @@ class Application:
 
     def _wake(self, store: Store, pusher: Pusher, payload: str) -> None:
         """Take wake-ups; hand over what they carry."""
-        for user, head, carried in read_wakes(payload):
-            if carried is not None and self.hub.of(user):
-                self.hub.deliver(user, CarriedEntry(head, carried))
-            else:
-                self.hub.wake(user, head)
+        for user, rest in split_wakes(payload):
+            if user in self.hub:
+                head, carried = read_wake(rest)
+                if carried is None:
+                    self.hub.wake(user, head)
+                else:
+                    self.hub.deliver(user, carried)
             store.backlog.touch(user)
             pusher.touch(user)
 

@@ -51,9 +51,16 @@ class CarriedEntry:
         return known
 
 
-def read_wakes(payload: str) -> Iterator[tuple[str, int, list[str] | None]]:
-    """Yield the user and head of each line, and the fields of what it carries, if that is fresh."""
-    oldest = (clock.now() - FRESH_SECONDS) * 1e6
+def split_wakes(payload: str) -> Iterator[tuple[str, str]]:
+    """Yield the user of each line, and the rest of it: most users are connected elsewhere, or not at all."""
     for line in payload.split("\n"):
-        user, head, *fields = line.split("\t")
-        yield user, int(head), fields if fields and int(fields[0]) > oldest else None
+        user, _, rest = line.partition("\t")
+        yield user, rest
+
+
+def read_wake(rest: str) -> tuple[int, CarriedEntry | None]:
+    """Return the head that a line tells of, and the entry that it carries, if that is fresh."""
+    head, *fields = rest.split("\t")
+    if fields and int(fields[0]) / 1e6 > clock.now() - FRESH_SECONDS:
+        return int(head), CarriedEntry(int(head), fields)
+    return int(head), None

@@ -124,6 +124,10 @@ class Hub:
         """All sessions, as of now: the hub may change meanwhile."""
         return iter([session for sessions in self._sessions.values() for session in sessions])
 
+    def __contains__(self, user: object) -> bool:
+        """Whether a user has a session here."""
+        return user in self._sessions
+
     def users(self) -> Sequence[str]:
         """Everyone connected here."""
         return list(self._sessions)
