@@ -22,6 +22,9 @@ from tests.service import PATIENCE
 NAME = "receiver.example"
 """The name in the certificate: no resolver knows it, so that only a test's own finds the way."""
 
+PIECE = 65_536
+"""Bytes of a body that are written at a time."""
+
 
 @dataclass(frozen=True)
 class Received:
@@ -56,6 +59,8 @@ class Receiver:
         self.replies: list[Reply] = []
         self.requests: asyncio.Queue[Received] = asyncio.Queue()
         self.connections = 0
+        self.sent = 0
+        """Bytes of bodies that were taken from us."""
         self.port = 0
         self.trust = ssl.create_default_context()
         self._server: asyncio.Server | None = None
@@ -118,7 +123,11 @@ class Receiver:
         await asyncio.sleep(reply.delay)
         lines = [f"HTTP/1.1 {reply.status} Answer", f"Content-Length: {len(reply.body)}"]
         lines += [f"{name}: {value}" for name, value in (reply.headers or {}).items()]
-        writer.write(("\r\n".join(lines) + "\r\n\r\n").encode() + reply.body)
+        writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
+        for start in range(0, len(reply.body), PIECE):
+            writer.write(reply.body[start : start + PIECE])
+            await writer.drain()
+            self.sent += len(reply.body[start : start + PIECE])
         await writer.drain()
 
 

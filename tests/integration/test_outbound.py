@@ -166,7 +166,8 @@ async def test_a_receiver_that_says_nothing_is_given_up(receiver: Receiver, monk
     monkeypatch.setattr(outbound, "TOTAL_SECONDS", 0.2)
     receiver.reply = Reply(None)
     with pytest.raises(Unreachable, match="no answer"):
-        await post(reach(receiver, Names(["127.0.0.1"])), receiver.url)
+        async with asyncio.timeout(2):
+            await post(reach(receiver, Names(["127.0.0.1"])), receiver.url)
 
 
 async def test_a_handshake_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +182,8 @@ async def test_a_handshake_that_never_ends_is_given_up(monkeypatch: pytest.Monke
     server = await asyncio.start_server(hold, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     with pytest.raises(Unreachable, match="no answer"):
-        await post(Outbound(allow_private=True, trust=BARE), f"https://127.0.0.1:{port}")
+        async with asyncio.timeout(2):
+            await post(Outbound(allow_private=True, trust=BARE), f"https://127.0.0.1:{port}")
     async with asyncio.timeout(5):
         await left.wait()  # the connection is closed, not left to the collector
     server.close()
@@ -206,8 +208,8 @@ async def test_a_name_server_that_says_nothing_is_given_up(monkeypatch: pytest.M
 
 async def test_an_endless_answer_is_cut_off(receiver: Receiver) -> None:
     receiver.reply = Reply(200, body=b"x" * 10_000_000)
-    async with asyncio.timeout(1):
-        assert await post(reach(receiver, Names(["127.0.0.1"])), receiver.url) == Answer(200)
+    assert await post(reach(receiver, Names(["127.0.0.1"])), receiver.url) == Answer(200)
+    assert receiver.sent < len(receiver.reply.body)
 
 
 async def test_how_long_to_wait_is_read_from_the_answer(receiver: Receiver) -> None:
