@@ -13,6 +13,7 @@ push the same; a node that dies in between leaves the outcome unknown, and the p
 import asyncio
 import random
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from itertools import islice
 from typing import Final
@@ -58,6 +59,9 @@ PAGE = 500
 
 MAX_PUSHES = 32
 """Pushes under way at a time: half of what outbound.py connects, so that webhooks keep the other half."""
+
+MAX_USER_PUSHES = 4
+"""Of those to one user: endpoints that don't answer take the time of their own user, and little of anybody else's."""
 
 MAX_BEHIND = 100
 """Of what waits for a user, the latest entries that are pushed; what is older waits in the inbox alone."""
@@ -105,7 +109,7 @@ class Pusher:
         ] = {}  # users of whom it is not known whether they are subscribed, each once, in order
         self._ready: dict[str, None] = {}  # users who are
         self._called = asyncio.Event()
-        self._pushes: set[asyncio.Task[None]] = set()
+        self._pushes: dict[asyncio.Task[None], str] = {}  # under way, and to whom
         self._place: bytes | None = None
         self._walked_at = float("-inf")
         self.leading = False
@@ -212,20 +216,25 @@ class Pusher:
         users = list(islice(self._ready, room))
         for user in users:  # before the look: whoever is called while it lasts is looked at again
             del self._ready[user]
-        more = True
+        busy = set(self._pushes.values())
+        users = [user for user in users if user not in busy]  # they are called again when their last push ends
+        again: Collection[str] = users
         try:
-            claims, more = await self._store.push.claim(users, limit=room, behind=MAX_BEHIND, seconds=CLAIM_SECONDS)
+            claims, again = await self._store.push.claim(
+                users, limit=room, each=MAX_USER_PUSHES, behind=MAX_BEHIND, seconds=CLAIM_SECONDS
+            )
         finally:
-            if more:
-                self._ready.update(dict.fromkeys(users))
+            self._ready.update(dict.fromkeys(again))
         for claim in claims:
             task = asyncio.create_task(self._push(claim), name="push")
-            self._pushes.add(task)
+            self._pushes[task] = claim.user
             task.add_done_callback(self._finish)
 
     def _finish(self, task: asyncio.Task[None]) -> None:
-        self._pushes.discard(task)
+        user = self._pushes.pop(task)
         self._called.set()
+        if user not in self._pushes.values():
+            self._call(user)  # there may be more
 
     async def _push(self, claim: Claim) -> None:
         """Make one push and write down how it ended."""
@@ -262,7 +271,6 @@ class Pusher:
             await push.settle(claim)
             if result == "refused":
                 log.warning("push.refused", host=host, reason=reason)
-            self._call(claim.user)  # there may be more for them
         return result
 
     async def _write(self, claim: Claim) -> "Message":

@@ -4,7 +4,8 @@ Keeps the promise that no notification is pushed to a subscription by two nodes:
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 import msgspec
@@ -86,13 +87,14 @@ class Push:
         return [row[0] for row in await self._database.rows("list_subscribed", users)]
 
     async def claim(
-        self, users: Sequence[str], *, limit: int, behind: int, seconds: float
-    ) -> tuple[Sequence[Claim], bool]:
-        """Claim up to `limit` pushes to those of these users who are away; return also whether there may be more.
+        self, users: Sequence[str], *, limit: int, each: int, behind: int, seconds: float
+    ) -> tuple[Sequence[Claim], Collection[str]]:
+        """Claim up to `limit` pushes to those of these users who are away, up to `each` to one.
 
-        Of each mailbox only the latest `behind` entries are looked at. A claim holds for `seconds`.
+        Returns them, and the users for whom there may be more. Of each mailbox only the latest `behind` entries are looked
+        at. A claim holds for `seconds`.
         """
-        rows = await self._database.rows("claim_pushes", users, limit, behind, seconds)
+        rows = await self._database.rows("claim_pushes", users, limit, each, behind, seconds)
         claims = [
             Claim(
                 digest=row["digest"],
@@ -106,7 +108,9 @@ class Push:
             for row in rows
             if row["seq"] is not None
         ]
-        return claims, len(rows) >= limit
+        if len(rows) >= limit:
+            return claims, users
+        return claims, [user for user, count in Counter(row["user_id"] for row in rows).items() if count >= each]
 
     async def settle(self, claim: Claim) -> None:
         """Write down that a push is done with."""

@@ -51,21 +51,26 @@ SELECT u.user_id FROM unnest($1::text[]) AS u (user_id)
 WHERE EXISTS (SELECT FROM notify.push_subscription AS s WHERE s.user_id = u.user_id OFFSET 0)
 
 -- name: claim_pushes
--- Claims what is to be pushed to some users ($1), up to so many subscriptions ($2): for each of a user who is away, the oldest
--- notification that is not over, that no device acknowledged and that was not pushed yet, of the latest $3 entries. Nobody else
--- gets a claimed subscription before $4 seconds have passed. One for which there is nothing is done with up to the head, and
+-- Claims what is to be pushed to some users ($1), up to so many subscriptions ($2) and so many of one user ($3): for each of a user
+-- who is away, the oldest notification that is not over, that no device acknowledged and that was not pushed yet, of the latest
+-- $4 entries. Nobody else gets a claimed subscription before $5 seconds have passed. One for which there is nothing is done with up to the head, and
 -- answered without a seq; so is one that waited and whose user came, which is left to its session and then to the walk. All of it
 -- decided in one statement, so that the head and the entries up to it are of the same moment.
 -- push_owner, session_owner, primary keys.
 WITH ready AS MATERIALIZED (
-    SELECT s.digest, s.user_id, m.head, notify.is_away(s.user_id) AS away,
-           GREATEST(s.pushed_to, notify.acknowledged_to(s.user_id), m.head - $3::bigint) AS base
-    FROM notify.push_subscription AS s JOIN notify.mailbox AS m ON m.user_id = s.user_id
-    WHERE s.user_id = ANY ($1::text[])
-      AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
-      AND CASE WHEN s.next_at IS NULL THEN s.pushed_to < m.head AND notify.is_away(s.user_id) ELSE s.next_at <= clock_timestamp() END
+    SELECT p.* FROM unnest($1::text[]) AS u (user_id)
+    CROSS JOIN LATERAL (
+        SELECT s.digest, s.user_id, m.head, notify.is_away(s.user_id) AS away,
+               GREATEST(s.pushed_to, notify.acknowledged_to(s.user_id), m.head - $4::bigint) AS base
+        FROM notify.push_subscription AS s JOIN notify.mailbox AS m ON m.user_id = s.user_id
+        WHERE s.user_id = u.user_id
+          AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
+          AND CASE WHEN s.next_at IS NULL THEN s.pushed_to < m.head AND notify.is_away(s.user_id)
+                   ELSE s.next_at <= clock_timestamp() END
+        LIMIT $3
+        FOR UPDATE OF s SKIP LOCKED
+    ) AS p
     LIMIT $2
-    FOR UPDATE OF s SKIP LOCKED
 ), found AS MATERIALIZED (
     SELECT r.digest, r.head, r.away, p.*
     FROM ready AS r LEFT JOIN LATERAL (
@@ -79,7 +84,7 @@ WITH ready AS MATERIALIZED (
 )
 UPDATE notify.push_subscription AS s
 SET pushed_to = CASE WHEN f.away THEN GREATEST(s.pushed_to, COALESCE(f.seq - 1, f.head)) ELSE s.pushed_to END,
-    next_at = CASE WHEN f.seq IS NOT NULL THEN clock_timestamp() + make_interval(secs => $4) END
+    next_at = CASE WHEN f.seq IS NOT NULL THEN clock_timestamp() + make_interval(secs => $5) END
 FROM found AS f
 WHERE s.digest = f.digest
 RETURNING s.digest, s.user_id, s.endpoint, s.p256dh, s.auth, s.attempts, f.seq, f.kind, true AS live, f.notification_id, f.at,

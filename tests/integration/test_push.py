@@ -268,6 +268,22 @@ async def test_a_node_that_dies_in_a_push_leaves_it_to_another(
         await settled(connection, 1)
 
 
+async def test_browsers_that_do_not_answer_hold_up_their_own_user(
+    database_url: str, push_service: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pusher, "LEAVE_SECONDS", 0.0)
+    push_service.replies = [Reply(None)] * pusher.MAX_USER_PUSHES
+    async with lead_to(push_service, Service(database_url)) as service:
+        for number in range(pusher.MAX_USER_PUSHES + 2):
+            await subscribe(service, Browser(push_service, str(number)), "alice")
+        await subscribe(service, Browser(push_service, "bob"), "bob")
+        await service.send("alice")
+        for _ in range(pusher.MAX_USER_PUSHES):
+            assert (await push_service.take()).target != "/send/bob"
+        await service.send("bob")
+        assert (await push_service.take()).target == "/send/bob"
+
+
 async def test_two_nodes_push_everything_once(
     database_url: str, push_service: Receiver, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,11 +311,11 @@ async def test_what_one_node_is_claiming_another_passes_over(
     await subscribe(service, Browser(push_service))
     await service.send("alice")
     async with connection.transaction():
-        [claimed] = await connection.fetch(query("claim_pushes"), ["alice"], 10, 100, 60.0)
+        [claimed] = await connection.fetch(query("claim_pushes"), ["alice"], 10, 10, 100, 60.0)
         assert claimed["seq"] == 1
         async with asyncio.timeout(1):
-            assert await service.store.push.claim(["alice"], limit=10, behind=100, seconds=60.0) == ([], False)
-    assert await service.store.push.claim(["alice"], limit=10, behind=100, seconds=60.0) == ([], False)
+            assert await service.store.push.claim(["alice"], limit=10, each=10, behind=100, seconds=60.0) == ([], [])
+    assert await service.store.push.claim(["alice"], limit=10, each=10, behind=100, seconds=60.0) == ([], [])
 
 
 async def test_an_endpoint_inside_is_refused(
