@@ -22,7 +22,7 @@ MAX_WAITING = 10_000
 CALLS_PER_APP = 4
 """Calls to one app at a time, of all nodes together: some dozen a second at a receiver's usual 100 ms."""
 
-LEASE_SECONDS = 60.0
+LEASE_SECONDS = 30.0
 """How long a claim holds a call: several times what making one takes at worst."""
 
 SHOWN_USERS = 1_000
