@@ -138,11 +138,12 @@ class Database:
                 async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
                     if seconds is None:
                         answer = await getattr(connection, method)(statement, *arguments)
+                    else:
+                        async with connection.transaction():
+                            await connection.fetchval(query("allow_time"), f"{seconds}s")
+                            answer = await getattr(connection, method)(statement, *arguments, timeout=seconds + 1)
                     self.answered_at = time.monotonic()
                     return answer
-                    async with connection.transaction():
-                        await connection.fetchval(query("allow_time"), f"{seconds}s")
-                        return await getattr(connection, method)(statement, *arguments, timeout=seconds + 1)
             except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as error:
                 log.warning("statement.deadlocked", statement=name, attempt=attempt)
                 if attempt == DEADLOCK_TRIES:
