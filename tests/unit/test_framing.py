@@ -39,6 +39,19 @@ def test_small_messages_are_read_several_at_once() -> None:
         (client(Frame(Opcode.TEXT, b"a" * 126))[:3], False),
         (Frame(Opcode.TEXT, b"abcdef").serialize(mask=False), False),  # a client's frame without a mask
     ],
+    ids=[
+        "control",
+        "close",
+        "medium",
+        "long",
+        "not UTF-8",
+        "reserved bit",
+        "fragment",
+        "one byte short",
+        "second one short",
+        "head alone",
+        "no mask",
+    ],
 )
 def test_whatever_is_not_plain_is_left_to_the_library(data: bytes, whole: bool) -> None:  # noqa: FBT001 - a parameter
     assert read_frames(data) == (None, whole)
