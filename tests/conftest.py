@@ -19,6 +19,8 @@ from notify.embedded import EmbeddedPostgres
 from notify.migrate import migrate
 from tests.places import choose_place
 
+pytest_plugins = ["tests.leaks"]
+
 TEMPLATE = "template_notify"
 NUMBERS = itertools.count(1)
 

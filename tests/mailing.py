@@ -1,6 +1,7 @@
 """The store as the tests use it, and the places where they stop the database."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,9 @@ from notify.settings import Settings
 from notify.store import Store
 from notify.store.sends import Post
 from tests.places import choose_place
-from tests.service import until
+from tests.service import CANARY, until
+
+DATA = json.dumps(CANARY).encode()
 
 ROOM = 1_000
 SIZE = 1024 * 1024
@@ -37,12 +40,12 @@ async def connected(database_url: str, **values: Any) -> AsyncIterator[Store]:
         await store.close()
 
 
-def notification(*to: str, data: bytes = b"1", **fields: Any) -> Notification:
+def notification(*to: str, data: bytes = DATA, **fields: Any) -> Notification:
     values = {"id": mint_id(), "producer": "shop", "type": "t", "data": data, "to": to, **fields}
     return Notification(**values)
 
 
-def post(*to: str, data: bytes = b"1", **fields: Any) -> Post:
+def post(*to: str, data: bytes = DATA, **fields: Any) -> Post:
     return Post([notification(*to, data=data, **fields)])
 
 

@@ -23,6 +23,7 @@ import pytest
 from notify.embedded import EmbeddedPostgres
 from notify.settings import Settings
 from tests.places import choose_place
+from tests.service import pass_on
 
 ROOT = Path(__file__).parents[2]
 NOTIFY = [sys.executable, "-m", "notify.cli"]
@@ -40,10 +41,12 @@ def environment(**variables: str) -> dict[str, str]:
 
 def run(directory: Path, *arguments: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    return subprocess.run(
+    ended = subprocess.run(
         [*NOTIFY, *arguments], cwd=directory, env=environment(**variables), input=stdin, capture_output=True,
         text=True, timeout=WAIT_SECONDS, check=False,
     )  # fmt: skip
+    pass_on(ended.stderr)
+    return ended
 
 
 def read_until(stream: IO[str], pattern: str, seconds: float = WAIT_SECONDS) -> str:
@@ -74,6 +77,10 @@ def started(
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            if process.stderr is not None and not process.stderr.closed:
+                os.set_blocking(process.stderr.fileno(), False)  # a PostgreSQL that lives on holds the other end
+                with suppress(BlockingIOError):
+                    pass_on(os.read(process.stderr.fileno(), 1024 * 1024).decode(errors="replace"))
 
 
 @dataclass(frozen=True, slots=True)

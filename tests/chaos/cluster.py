@@ -23,6 +23,7 @@ import httpx
 
 from notify.embedded import SOCKET_NAME, EmbeddedPostgres
 from notify.migrate import migrate
+from tests.service import pass_on
 
 SECRET = "chaos chaos chaos chaos chaos chaos"
 DATABASE = "notify"
@@ -102,6 +103,7 @@ class Node:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 raise
+        pass_on(self.read_log())
         self._log.close()
 
 
@@ -141,7 +143,7 @@ class Cluster:
             **plain,
             "NOTIFY_DATABASE_URL": self.url,
             "NOTIFY_JWT_SECRET": SECRET,
-            "NOTIFY_LOG_LEVEL": "info",
+            "NOTIFY_LOG_LEVEL": "debug",
             **settings,
         }
 

@@ -20,6 +20,7 @@ import websockets
 
 from notify.auth import mint
 from tests.chaos.cluster import SECRET, Node
+from tests.service import CANARY
 
 ACK_GRACE = 2.0  # seconds before a fault within which an ack may be lost
 SETTLE_SECONDS = 40.0  # for everything to arrive in the end
@@ -113,7 +114,7 @@ class Ledger:
     async def _send(self, client: httpx.AsyncClient) -> None:
         user = random.choice(self.users)
         node = random.choice(self.nodes)
-        body = {"to": user, "type": "chaos", "data": {"n": next(self._numbers)}}
+        body = {"to": user, "type": "chaos", "data": {"n": next(self._numbers), "secret": CANARY}}
         try:
             answer = await client.post(f"{node.base}/v1/notifications", json=body)
         except httpx.TransportError:

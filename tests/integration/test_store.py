@@ -11,7 +11,7 @@ from notify.batch import Lane, Poisoned
 from notify.model import Codec, Kind, Page
 from notify.store import Store
 from notify.store.sends import Post
-from tests.mailing import ROOM, SIZE, acknowledge, connected, notification, post, read_all
+from tests.mailing import DATA, ROOM, SIZE, acknowledge, connected, notification, post, read_all
 from tests.service import PATIENCE
 
 
@@ -138,9 +138,9 @@ async def test_what_is_over_is_passed_without_its_data(store: Store, connection:
     )
     page = await store.mailboxes.fetch("ann", 0, ROOM, SIZE)
     assert [(entry.seq, entry.live, entry.data) for entry in page.entries] == [
-        (1, True, b"1"),
+        (1, True, DATA),
         (2, False, b""),
-        (3, True, b"1"),
+        (3, True, DATA),
     ]
 
 
