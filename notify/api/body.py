@@ -6,6 +6,7 @@ the fast path; one that does not is taken apart field by field.
 
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
+from itertools import islice
 from types import UnionType
 from typing import Any, Generic, TypeVar, Union, get_args, get_origin
 
@@ -142,8 +143,9 @@ def find_struct_errors(
         elif field.required:
             found.append(FieldError(f"{pointer}/{name}", "is required"))
     if kind.__struct_config__.forbid_unknown_fields:
+        unknown = (name for name in value if name not in fields)
         found.extend(
-            FieldError(f"{pointer}/{escape(name)}", "is not known here") for name in value if name not in fields
+            FieldError(f"{pointer}/{escape(name)}", "is not known here") for name in islice(unknown, MAX_ERRORS)
         )
     found.extend(checks[kind](body, codec, pointer) if kind in checks else ())
     return found

@@ -35,7 +35,7 @@ from notify.api.producers import (
 )
 from notify.api.services import Services
 from notify.context import read_traceparent
-from notify.errors import FieldError, InFlight, InvalidRequest, KeyReused, TooLarge
+from notify.errors import FieldError, InFlight, InvalidRequest, KeyReused
 from notify.model import Notification
 from notify.store.database import KeyTaken
 from notify.store.notifications import Answer
@@ -104,8 +104,6 @@ class EventSending(Sending):
     async def _send_events(self, incoming: Incoming, send: Send) -> None:
         """Send a batch of events, all or nothing (batched mode)."""
         events = self._reader(incoming).read_batch(incoming.body)
-        if len(events) > self._services.settings.max_batch:
-            raise TooLarge(f"a batch holds at most {self._services.settings.max_batch} events")
         try:
             stored = await self._store_events(incoming, events, [f"/{place}" for place in range(len(events))])
         except InvalidRequest as error:
@@ -117,6 +115,7 @@ class EventSending(Sending):
 
     def _reader(self, incoming: Incoming) -> EventReader:
         return EventReader(
+            max_batch=self._services.settings.max_batch,
             max_data_bytes=self._services.settings.max_data_bytes,
             traceparent=read_traceparent(incoming.headers.get("traceparent")),
         )

@@ -44,6 +44,9 @@ HEADER = "ce-"
 MAX_CONTEXT_BYTES = 4_096
 """Of an event's attributes as they are stored and sent with every delivery: many times what events have."""
 
+MAX_ATTRIBUTES = 1_024
+"""Of an event: more don't fit MAX_CONTEXT_BYTES, whatever they are called."""
+
 INTEGERS = range(-(2**31), 2**31)
 """The integers that an attribute may be."""
 
@@ -144,13 +147,14 @@ class Event(NamedTuple):
 
 
 _members = msgspec.json.Decoder(dict[str, Raw])
-_batch = msgspec.json.Decoder(list[dict[str, Raw]])
+_batch = msgspec.json.Decoder(list[Raw])
 
 
 class EventReader:
     """Reads the events of one request. `traceparent` is that of its header, for events without one of their own."""
 
-    def __init__(self, *, max_data_bytes: int, traceparent: str | None) -> None:
+    def __init__(self, *, max_batch: int, max_data_bytes: int, traceparent: str | None) -> None:
+        self._max_batch = max_batch
         self._max_data_bytes = max_data_bytes
         self._traceparent = traceparent
         self._errors: list[FieldError] = []
@@ -164,7 +168,14 @@ class EventReader:
         batch = decode(_batch, body)
         if not batch:
             raise InvalidRequest("the batch is empty", errors=[FieldError("", "needs at least one event")])
-        return self._finish([self._read_members(members, f"/{place}") for place, members in enumerate(batch)])
+        if len(batch) > self._max_batch:
+            raise TooLarge(f"a batch holds at most {self._max_batch} events")
+        events: list[Event | None] = []
+        for place, raw in enumerate(batch):
+            events.append(self._read_members(decode(_members, raw, f"/{place}"), f"/{place}"))
+            if len(self._errors) >= MAX_ERRORS:
+                break
+        return self._finish(events)
 
     def read_headers(self, headers: Mapping[str, str], body: bytes) -> Event:
         """Return the event whose attributes are headers (binary mode). Raises InvalidRequest, TooLarge."""
@@ -192,6 +203,8 @@ class EventReader:
 
     def _read_members(self, members: Mapping[str, Raw], pointer: str) -> Event | None:
         """Return the event that a JSON object is."""
+        if len(members) > MAX_ATTRIBUTES:
+            raise TooLarge(f"{pointer or 'the event'} has more than {MAX_ATTRIBUTES} attributes")
         attributes: dict[str, object] = {}
         for name, raw in members.items():
             if name in {"data", "data_base64"}:
@@ -258,12 +271,12 @@ class EventReader:
         )
 
 
-def decode(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
-    """Return a decoded body. Raises InvalidRequest."""
+def decode(decoder: "msgspec.json.Decoder[Any]", body: bytes | Raw, pointer: str = "") -> Any:
+    """Return a decoded body, or the part of it at a pointer. Raises InvalidRequest."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise InvalidRequest("the body is no CloudEvent", errors=[locate(error, "")]) from None
+        raise InvalidRequest("the body is no CloudEvent", errors=[locate(error, pointer)]) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"the body can't be read: {error}", errors=[FieldError("", str(error))]) from None
     except RecursionError:

@@ -20,6 +20,10 @@ from notify.errors import FieldError, InvalidRequest, NotFound
 from notify.frames import Seq, Seqs
 from notify.gateway import DEFAULT_DEVICE
 from notify.model import ID_LENGTH, Codec
+from notify.settings import KIB
+
+MAX_BODY_BYTES = 64 * KIB
+"""Of a body that sends nothing: the largest, a thousand seqs, has 20 KB. Any user may post one, and 8 MiB take a second."""
 
 
 class InboxNotification(msgspec.Struct, frozen=True):
@@ -88,10 +92,11 @@ async def identify(request: Request[Any, Any, Any], services: Services) -> Ident
 
 
 async def read_request_body(request: Request[Any, Any, Any], services: Services) -> tuple[bytes, Codec]:
-    """Return the body of an ordinary handler's request, under the same rules as a lean route's."""
+    """Return the body of an ordinary handler's request, under the same rules as a lean route's, but for its size."""
     headers = dict(request.headers)
     codec = media_codec(headers)
-    return await read_body(headers, cast("Receive", request.receive), max_bytes=services.settings.max_body_bytes), codec
+    limit = min(MAX_BODY_BYTES, services.settings.max_body_bytes)
+    return await read_body(headers, cast("Receive", request.receive), max_bytes=limit), codec
 
 
 @get("/v1/inbox", summary="List the inbox", tags=["Front ends"])

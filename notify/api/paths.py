@@ -35,6 +35,13 @@ def read_segment(segment: str, name: str) -> str:
     return value
 
 
+def read_name(text: str | None, name: str) -> str | None:
+    """Return an id of a query. Raises InvalidRequest when it is none."""
+    if text is not None and not is_identifier(text):
+        raise invalid(name, "must have 1 to 255 characters, none a control character")
+    return text
+
+
 def read_integer(text: str | None, name: str, *, default: int, low: int, high: int) -> int:
     """Return a number of a query. Raises InvalidRequest when it is none, or out of bounds."""
     if text is None:

@@ -241,7 +241,6 @@ class Checker:
     async def _find_recipients(self, request: SendRequest, pointer: str) -> Sequence[str]:
         limit = self._settings.max_recipients
         users: Sequence[str]
-        self._errors.extend(check_recipients(request.to, f"{pointer}/to"))
         if isinstance(request.to, str):
             users = (request.to,)
         elif isinstance(request.to, list):
@@ -253,6 +252,9 @@ class Checker:
         self._recipients += len(users)
         if self._recipients > limit:
             raise TooLarge(f"more than {limit} recipients in one request; send it in parts")
+        # Only now, and each once: a body has room for two million.
+        if request.to is not UNSET and not (users and all(map(is_identifier, users))):
+            self._errors.extend(check_recipients(request.to, f"{pointer}/to"))
         return users
 
 

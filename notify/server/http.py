@@ -93,9 +93,14 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(InvalidRequest("this is not HTTP/1.1"))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header. One that comes after the body is none (RFC 9110, section 6.5.1)."""
+        """Take a header. One that comes after the body is none (RFC 9110, section 6.5.1).
+
+        Two hosts end the request (RFC 9112, section 3.2): a proxy could have looked at the other one.
+        """
         if self._in_headers:
             super().on_header(name, value)
+            if name.lower() == b"host" and sum(known == b"host" for known, _ in self.headers) > 1:
+                raise ValueError("two hosts")  # to the parser, which is not HTTP then
 
     def on_headers_complete(self) -> None:
         """Go on to the body."""

@@ -28,6 +28,8 @@ async def run_schemathesis(service: Service, directory: Path, *options: str) -> 
     command = [
         sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json", "--exclude-path", PATH_STREAM,
         "--header", "Authorization: {Authorization}".format(**bearer(CALLER, scope=ALL_SCOPES)),
+        # What is withdrawn or purged can still be followed, and a key may stand for what was erased since.
+        "--exclude-checks", "use_after_free,ensure_resource_availability",
         "--warnings", "off", "--request-timeout", "10", "--no-color", *options,
     ]  # fmt: skip
     environment = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.conformance", "PYTHONPATH": str(ROOT)}

@@ -2,17 +2,17 @@
 
 import asyncio
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID
 
 import msgspec
 from litestar import Request, delete, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, FromQuery, QueryParameter
+from litestar.params import FromPath, FromQuery
 
 from notify import clock
 from notify.api.admin.common import now, read_place, require_reader, require_writer, write_place
-from notify.api.paths import read_limit, read_segment
+from notify.api.paths import read_limit, read_name, read_segment
 from notify.api.services import Services
 from notify.errors import NotFound
 from notify.ids import read_time
@@ -126,7 +126,7 @@ def describe_node(node: NodeState) -> NodeItem:
 async def list_sessions(
     request: Request[Any, Any, Any],
     services: NamedDependency[Services],
-    user: Annotated[str | None, QueryParameter(description="Only this user's sessions.")] = None,
+    user: FromQuery[str | None] = None,
     limit: FromQuery[str | None] = None,
     cursor: FromQuery[str | None] = None,
 ) -> SessionPage:
@@ -135,7 +135,7 @@ async def list_sessions(
     size = read_limit(limit)
     before = read_place(cursor, UUID) or LAST_ID
     nodes = await services.store.sessions.nodes()
-    found = await services.store.sessions.page(user=user, before=before, limit=size + 1)
+    found = await services.store.sessions.page(user=read_name(user, "user"), before=before, limit=size + 1)
     return SessionPage(
         items=[describe_session(session) for session in found[:size]],
         next=write_place(found[size - 1].id) if len(found) > size else None,
@@ -185,9 +185,7 @@ async def list_nodes(request: Request[Any, Any, Any], services: NamedDependency[
 async def list_audit(
     request: Request[Any, Any, Any],
     services: NamedDependency[Services],
-    target: Annotated[
-        str | None, QueryParameter(description="Only what concerned this user, notification or denied value.")
-    ] = None,
+    target: FromQuery[str | None] = None,
     limit: FromQuery[str | None] = None,
     cursor: FromQuery[str | None] = None,
 ) -> AuditPage:
@@ -195,7 +193,9 @@ async def list_audit(
     await require_reader(request, services)
     size = read_limit(limit)
     before = read_place(cursor, int)
-    found = await services.store.audit.page(target=target, before=LATEST if before is None else before, limit=size + 1)
+    found = await services.store.audit.page(
+        target=read_name(target, "target"), before=LATEST if before is None else before, limit=size + 1
+    )
     return AuditPage(
         items=[
             ActItem(act.id, act.at, act.actor, act.action, act.target, act.affected, act.detail) for act in found[:size]

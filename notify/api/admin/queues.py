@@ -18,7 +18,7 @@ from notify.api.paths import MAX_LIMIT, invalid, read_limit, read_segment
 from notify.api.services import Services
 from notify.errors import NotFound
 from notify.frames import Seq
-from notify.model import ID_LENGTH
+from notify.model import ID_LENGTH, is_identifier
 from notify.store.backlog import Place
 
 
@@ -145,8 +145,8 @@ async def list_queues(  # noqa: PLR0913, PLR0917 - one argument a parameter of t
         raise invalid("sort", "must be `depth` or `age`")
     order = sort or "depth"
     prefix = q or ""
-    if len(prefix) > ID_LENGTH or "\0" in prefix:
-        raise invalid("q", f"is the beginning of a user id, at most {ID_LENGTH} characters")
+    if prefix and not is_identifier(prefix):
+        raise invalid("q", f"is the beginning of a user id: at most {ID_LENGTH} characters, none a control character")
     size = read_limit(limit)
     after = read_place(cursor, _After)
     if after is not None and after.sort != order:

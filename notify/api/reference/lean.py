@@ -5,6 +5,9 @@ Their bodies and answers are the structs that producers.py reads and writes; a t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
 
 from notify.api.described import JSON, MSGPACK, Answer, Body, Description
 from notify.api.events import MEDIA_EVENT, MEDIA_EVENTS, EventRequest
@@ -29,7 +32,7 @@ EXAMPLE_EVENT = {
     "data": {"order": 7},
 }
 ONE_EVENT = {MEDIA_EVENT: Body(EventRequest, EXAMPLE_EVENT)}
-SEVERAL_EVENTS = {MEDIA_EVENTS: Body(list[EventRequest], [EXAMPLE_EVENT])}
+SEVERAL_EVENTS = {MEDIA_EVENTS: Body(Annotated[list[EventRequest], Meta(min_length=1)], [EXAMPLE_EVENT])}
 
 MAX_BATCH: int = Settings.model_fields["max_batch"].default
 

@@ -29,7 +29,9 @@ QUERY: dict[str, tuple[str, Schema]] = {
     "before": ("Only what has a lower seq.", SEQ),
     "unread": ("`true`: only what is not marked read.", {"type": "boolean", "default": False}),
     "sort": ("The deepest or the oldest first.", {"type": "string", "enum": ["depth", "age"]}),
-    "q": ("Only users whose id begins like this.", {"type": "string"}),
+    "q": ("Only users whose id begins like this.", {**IDENTIFIER, "minLength": 0}),
+    "user": ("Only this user's sessions.", IDENTIFIER),
+    "target": ("Only what concerned this user, notification or denied value.", IDENTIFIER),
     "endpoint": ("The push service's URL for this browser.", {"type": "string"}),
     **RESUMING,
 }

@@ -148,6 +148,7 @@ async def test_what_comes_after_a_body_has_the_limit_of_headers(edge: Edge) -> N
         b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
         "GET /é HTTP/1.1\r\nHost: x\r\n\r\n".encode(),
         POST + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        REQUEST + b"Host: y\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         HANDSHAKE.replace(b"/v1", "/é".encode()) + b"\r\n",
         HANDSHAKE + b"Content-Length: 5\r\n\r\nabcde",
