@@ -146,6 +146,7 @@ class Lane(Generic[ItemT, ResultT]):
         self._queue: deque[_Pending[ItemT, ResultT]] = deque()
         self._queued: dict[Hashable, _Pending[ItemT, ResultT]] = {}
         self._parked: list[_Pending[ItemT, ResultT]] = []
+        self._unseen: deque[_Pending[ItemT, ResultT]] = deque()  # parked, too: held by something the probe can't see
         self._busy: set[Hashable] = set()
         self._behind: list[_Pending[ItemT, ResultT]] = []  # older than the queue: waiting for a key in flight
         self._awaited: set[Hashable] = set()  # their keys
@@ -186,11 +187,9 @@ class Lane(Generic[ItemT, ResultT]):
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-        for pending in (*self._behind, *self._queue, *self._parked):
-            pending.fail(Unavailable("the service is shutting down; nothing was accepted"))
-        self._behind.clear()
-        self._queue.clear()
-        self._parked.clear()
+        for waiting in (self._behind, self._queue, self._parked, self._unseen):
+            fail(waiting, Unavailable("the service is shutting down; nothing was accepted"))
+            waiting.clear()
 
     async def submit(self, item: ItemT) -> ResultT:
         """Carry out an item and return its result. Cancelling this cancels no batch. Raises what `put` and `run` do."""
@@ -293,7 +292,7 @@ class Lane(Generic[ItemT, ResultT]):
             while batch := self._take():
                 self._launch()
                 try:
-                    await self._carry(list(batch))  # a copy: dividing takes items out of it
+                    await self._carry(self._spare(batch))
                 finally:
                     self._release(batch)
         finally:
@@ -307,6 +306,8 @@ class Lane(Generic[ItemT, ResultT]):
         try:
             while work:
                 part = work.pop()
+                if not part:
+                    continue
                 started = time.monotonic()
                 try:
                     results = await self._run([pending.item for pending in part])
@@ -317,7 +318,8 @@ class Lane(Generic[ItemT, ResultT]):
                     else:
                         fail(part, error)
                 except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for this part must hear of it
-                    work.extend(await self._divide(part, error))
+                    work.extend(reversed(list(await self._divide(part, error))))  # the first to come is the next to fly
+                    work = [self._spare(each) for each in reversed(work)][::-1]
                 else:
                     self._seconds.observe(time.monotonic() - started)
                     self._sizes.observe(len(part))
@@ -358,15 +360,30 @@ class Lane(Generic[ItemT, ResultT]):
             return [free] if free else []
         if len(part) > 1:
             return halve(part)
-        self._park(part)  # held by something the probe can't see: a row not yet committed, a cursor
+        if len(part[0].keys) == 1:
+            self._blocked.update(part[0].keys)
+        self._park(part, self._unseen)  # held by something the probe can't see: a row not yet committed, a cursor
         return []
 
-    def _park(self, waiting: list[_Pending[ItemT, ResultT]]) -> None:
+    def _spare(self, part: list[_Pending[ItemT, ResultT]]) -> list[_Pending[ItemT, ResultT]]:
+        """Park whoever needs what is known to be held by now; return the others."""
+        if not self._blocked:
+            return list(part)
+        waiting = [pending for pending in part if not self._blocked.isdisjoint(pending.keys)]
+        if waiting:
+            self._park(waiting)
+        return [pending for pending in part if self._blocked.isdisjoint(pending.keys)]
+
+    def _park(
+        self,
+        waiting: list[_Pending[ItemT, ResultT]],
+        place: "list[_Pending[ItemT, ResultT]] | deque[_Pending[ItemT, ResultT]] | None" = None,
+    ) -> None:
         if self._closed and not self._repeats:
             for pending in waiting:
                 pending.fail(Unavailable("the service is shutting down; nothing was accepted"))
             return
-        self._parked.extend(waiting)
+        (self._parked if place is None else place).extend(waiting)
         if self._warden is None:
             self._warden = asyncio.get_running_loop().create_task(self._guard(), name=f"lane {self.name} parking")
             self._warden.add_done_callback(self._relieve)
@@ -376,16 +393,17 @@ class Lane(Generic[ItemT, ResultT]):
         if not task.cancelled() and (error := task.exception()):
             log.error("lane.broken", lane=self.name, exc_info=error)
             self._blocked.clear()
-            for pending in self._parked:
-                pending.fail(error)
-            self._parked.clear()
-        elif self._parked and not task.cancelled():
+            for waiting in (self._parked, self._unseen):
+                fail(waiting, error)
+                waiting.clear()
+        elif (self._parked or self._unseen) and not task.cancelled():
             self._park([])  # parked after the guard had looked for the last time
 
     async def _guard(self) -> None:
         """Let parked items fly again as soon as nobody holds what they need; refuse those that waited too long."""
-        while self._parked:
+        while self._parked or self._unseen:
             await asyncio.sleep(PROBE_SECONDS)
+            await self._try_unseen()
             held: set[Hashable] = set()
             try:
                 if self._probe:
@@ -393,6 +411,7 @@ class Lane(Generic[ItemT, ResultT]):
             except NotifyError as error:
                 log.warning("lane.probe_failed", lane=self.name, reason=str(error))
                 held = set(self._blocked)
+            held.update(key for pending in self._unseen if len(pending.keys) == 1 for key in pending.keys)
             self._blocked = held
             now = time.monotonic()
             parked, self._parked = self._parked, []
@@ -404,6 +423,20 @@ class Lane(Generic[ItemT, ResultT]):
                 else:
                     self._parked.append(pending)
             self._launch()
+
+    async def _try_unseen(self) -> None:
+        """Try one of those whose lock the probe can't see, by itself: beside others it would hold them up each time."""
+        if not self._unseen or not self._busy.isdisjoint(self._unseen[0].keys):
+            return
+        pending = self._unseen.popleft()
+        if time.monotonic() - pending.since > PARK_SECONDS:
+            pending.fail(Unavailable("a recipient's mailbox is locked by somebody; nothing was accepted"))
+            return
+        self._busy.update(pending.keys)
+        try:
+            await self._carry([pending])
+        finally:
+            self._release([pending])
 
 
 def fail(part: Iterable[_Pending[ItemT, ResultT]], error: BaseException) -> None:

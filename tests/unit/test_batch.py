@@ -224,6 +224,29 @@ async def test_a_lock_that_the_probe_cannot_see_is_found_by_halving() -> None:
         assert await blocked == "ANN.1"
 
 
+async def test_many_items_behind_a_lock_that_the_probe_cannot_see_hold_up_the_others_only_once() -> None:
+    statement = Statement(held=True, locked={"ann"})
+
+    async def blind(_keys: Collection[Hashable]) -> Collection[Hashable]:
+        return ()
+
+    async with bounded(), Lane("test", statement.run, keys=keys, probe=blind) as lane:
+        first = lane.put("dan.1")  # in flight, while the others gather
+        blocked = [lane.put(f"ann.{place:02}") for place in range(40)]
+        others = [lane.put(f"bob{place}.1") for place in range(40)]
+        statement.gate.set()
+        await asyncio.gather(first, *others)
+        assert len(statement.batches) < 20  # halved down to one, not tried one by one
+        tried = len(statement.batches)
+        await until(lambda: len(statement.batches) > tried + 2)  # it is looked after
+        assert [await lane.submit(f"cid.{place}") for place in range(5)] == [f"CID.{place}" for place in range(5)]
+        assert all(len(items) == 1 for items in statement.batches[tried:])  # and nobody is made to wait with it
+        tried = len(statement.batches)
+        statement.locked.clear()
+        assert await asyncio.gather(*blocked) == [f"ANN.{place:02}" for place in range(40)]
+    assert [item for items in statement.batches[tried:] for item in items] == [f"ann.{place:02}" for place in range(40)]
+
+
 async def test_who_waits_too_long_for_a_lock_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch, "PARK_SECONDS", 0.05)
     statement = Statement(locked={"ann"})
