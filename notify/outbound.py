@@ -35,8 +35,9 @@ DRAIN_SECONDS: Final = 1.0  # seconds for the rest of an answer, so that a polit
 MAX_BODY: Final = 4_096  # bytes of an answer that are read; what it says does not matter
 MAX_CONNECTIONS: Final = 64  # at a time; more wait, and their time runs
 MAX_LOOKUPS: Final = (
-    32  # threads in getaddrinfo at a time: a name server that doesn't answer holds one for half a minute
+    64  # threads in getaddrinfo at a time: a name server that doesn't answer holds one for half a minute
 )
+MAX_PROBES: Final = 8  # the same for URLs that somebody is just entering, apart: anybody may, and as often as they like
 MAX_ADDRESSES: Final = 4  # of a name that are tried one after the other
 MAX_URL: Final = 2_048  # characters
 MAX_PORT: Final = 65_535
@@ -142,7 +143,8 @@ class Outbound:
     ) -> None:
         self._allow_private = allow_private
         self._trust = trust
-        self._lookups = _Lookups(resolve)
+        self._lookups = _Lookups(resolve, MAX_LOOKUPS)
+        self._probes = _Lookups(resolve, MAX_PROBES)
         self._places = asyncio.Semaphore(MAX_CONNECTIONS)
         self._closed = False
 
@@ -170,7 +172,7 @@ class Outbound:
         parsed = self._parse(url)
         try:
             async with asyncio.timeout(TOTAL_SECONDS):
-                await self._guard().find(parsed.host.decode("ascii"), parsed.origin.port)
+                await self._guard(self._probes).find(parsed.host.decode("ascii"), parsed.origin.port)
         except TimeoutError:
             raise Unreachable("the name servers did not answer in time") from None
 
@@ -184,7 +186,7 @@ class Outbound:
             raise Unreachable("the service is stopping")
         if self._trust is None:
             self._trust = httpx.create_ssl_context()  # 20 ms; most processes never need it
-        network = self._guard()
+        network = self._guard(self._lookups)
         connection = httpcore.AsyncHTTPConnection(target.origin, ssl_context=self._trust, network_backend=network)
         fields = [("Host", name_host(target)), ("Accept", "*/*"), *headers.items()]
         try:
@@ -205,8 +207,8 @@ class Outbound:
             await connection.aclose()
             await network.close()
 
-    def _guard(self) -> "_GuardedNetwork":
-        return _GuardedNetwork(self._lookups, allow_private=self._allow_private)
+    def _guard(self, lookups: "_Lookups") -> "_GuardedNetwork":
+        return _GuardedNetwork(lookups, allow_private=self._allow_private)
 
     def _parse(self, url: str) -> httpcore.URL:
         if len(url) > MAX_URL:
@@ -286,9 +288,9 @@ def explain(error: BaseException) -> str:
 class _Lookups:
     """Resolves names in threads of its own: getaddrinfo can't be cancelled, and must hold up neither others nor an exit."""
 
-    def __init__(self, resolve: Resolve) -> None:
+    def __init__(self, resolve: Resolve, places: int) -> None:
         self._resolve = resolve
-        self._places = asyncio.Semaphore(MAX_LOOKUPS)
+        self._places = asyncio.Semaphore(places)
 
     async def find(self, name: str, port: int) -> Sequence[str]:
         """Return a name's addresses. Raises OSError; the caller bounds it."""

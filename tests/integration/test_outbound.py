@@ -206,6 +206,27 @@ async def test_a_name_server_that_says_nothing_is_given_up(monkeypatch: pytest.M
     answering.set()
 
 
+async def test_names_that_somebody_tries_hold_up_no_request(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbound, "MAX_LOOKUPS", 1)
+    monkeypatch.setattr(outbound, "MAX_PROBES", 1)
+    answering = threading.Event()
+
+    def resolve(name: str, _port: int) -> Sequence[str]:
+        if name != NAME:
+            answering.wait(10)
+        return ["127.0.0.1"]
+
+    reached = Outbound(allow_private=True, resolve=resolve, trust=receiver.trust)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await reached.probe("https://slow.example")
+    async with asyncio.timeout(2):
+        assert await post(reached, receiver.url) == Answer(201)
+    answering.set()
+
+
 async def test_an_endless_answer_is_cut_off(receiver: Receiver) -> None:
     receiver.reply = Reply(200, body=b"x" * 10_000_000)
     assert await post(reach(receiver, Names(["127.0.0.1"])), receiver.url) == Answer(200)

@@ -11,6 +11,7 @@ import jwt
 import pytest
 
 from notify import pusher
+from notify.outbound import Outbound
 from notify.sql import query
 from notify.webpush import decode_base64url, load_point
 from tests.admin import Admin, is_listed
@@ -323,8 +324,9 @@ async def test_an_endpoint_inside_is_refused(
 ) -> None:
     browser = Browser(push_service)
     addresses: list[str] = ["10.0.0.1"]
-    async with Service(database_url) as service:
-        service.app.outbound._lookups._resolve = lambda *_: addresses
+    service = Service(database_url)
+    service.app.outbound = Outbound(allow_private=False, resolve=lambda *_: addresses, trust=push_service.trust)
+    async with service:
         for endpoint in (
             browser.endpoint,
             "https://127.0.0.1/send/1",
