@@ -120,11 +120,13 @@ async def follow_readme(reader: Reader, page: "Page") -> None:
         await page.add_script_tag(
             type="module",
             content=f"""
-                import {{ connect }} from "{SERVICE}/client/notify.js";
+                import {{ connect as open }} from "{SERVICE}/client/notify.js";
+                const connect = (options) => (window.moved = open(options));
                 const token = {json.dumps(reader.given["user_token"])};
                 {handlers}
             """,
         )
+        await page.wait_for_function("window.moved?.state === 'live'")
         await reader.ask(".venv/bin/notify send alice shipped '{\"order\": 7}'")
 
     for answer in (await reader.follow(CLOUDEVENTS, "In"))[:3]:
