@@ -7,7 +7,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
@@ -185,6 +185,91 @@ def test_text_that_is_no_json_closes(text: str) -> None:
     with pytest.raises(SessionClosed) as caught:
         json_codec.decode(text)
     assert caught.value.close is Close.BAD_FRAME
+
+
+seqs = st.integers(0, 2**63 - 1)
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+client_frames = (
+    st.builds(Ack, seqs)
+    | st.builds(Read, up_to=seqs)
+    | st.builds(Read, seqs=st.lists(seqs, min_size=1, max_size=5))
+    | st.builds(Auth, texts)
+    | st.just(Ping())
+)
+server_frames = (
+    st.builds(
+        Welcome, texts, texts, texts, texts, seqs, seqs, st.booleans(), seqs, st.floats(0, 1e9), st.integers(0, 2**53)
+    )
+    | st.builds(CaughtUp, seqs)
+    | st.builds(Truncated, from_=seqs, to=seqs)
+    | st.builds(Retract, seqs, seqs, st.uuids())
+    | st.builds(ReadMark, seqs, seqs, unread=seqs)
+    | st.builds(ReadMark, seqs, seqs=st.lists(seqs, min_size=1, max_size=5), unread=seqs)
+    | st.builds(Disconnect, st.integers(1000, 4999), texts, st.booleans(), seqs)
+    | st.builds(ErrorFrame, texts, texts)
+)
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@each_codec
+@settings(max_examples=50)
+@given(client_frames)
+def test_a_clients_frame_comes_back_as_it_was(codec: WireCodec, frame: object) -> None:
+    assert codec.decode(encode(codec, frame)) == frame
+
+
+@settings(max_examples=50)
+@given(server_frames)
+def test_a_servers_frame_says_the_same_in_both_codecs(frame: ServerFrame) -> None:
+    assert msgspec.json.decode(json_codec.encode(frame)) == msgspec.msgpack.decode(msgpack_codec.encode(frame))
+
+
+def judge(codec: WireCodec, wire: object) -> object:
+    """Return a frame, or the kind of refusal."""
+    try:
+        return codec.decode(encode(codec, wire))
+    except (FrameError, SessionClosed) as refusal:
+        return type(refusal)
+
+
+@given(
+    st.fixed_dictionaries(
+        {"op": st.sampled_from(["ack", "read", "auth", "ping", "welcome"]) | values},
+        optional={"seq": values, "up_to": values, "seqs": values | st.lists(values), "token": values, "x": values},
+    )
+    | values
+)
+def test_whatever_a_client_says_both_codecs_judge_the_same(wire: object) -> None:
+    assert judge(json_codec, wire) == judge(msgpack_codec, wire)
+
+
+@given(
+    st.text(max_size=50).map(lambda text: f'{{"op":"ack","seq":{text}}}')
+    | st.text(st.sampled_from('{}[]:,"\\u01ef.-op '))
+)
+def test_no_text_that_looks_like_a_frame_breaks_the_json_codec(text: str) -> None:
+    with suppress(FrameError, SessionClosed):
+        json_codec.decode(text)
+
+
+@settings(max_examples=50)
+@given(values)
+def test_any_data_says_the_same_in_both_codecs(value: object) -> None:
+    for stored in (
+        entry(data=msgspec.json.encode(value)),
+        entry(data=msgspec.msgpack.encode(value), codec=Codec.MSGPACK),
+    ):
+        text = json_codec.encode(frame_entry(stored, json_codec))
+        binary = msgpack_codec.encode(frame_entry(stored, msgpack_codec))
+        assert msgspec.json.decode(text) == msgspec.msgpack.decode(binary)
 
 
 @given(st.binary(max_size=200))
