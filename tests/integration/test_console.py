@@ -3,7 +3,7 @@
 import re
 from html import unescape
 from typing import Self
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 from uuid import UUID
 
 import httpx
@@ -322,6 +322,12 @@ HOSTILE = "<script>alert(1)</script>'\"&{{7*7}}"
 
 async def test_hostile_ids_are_escaped_everywhere(browser: Browser, service: Service) -> None:
     found = await service.send(HOSTILE, HOSTILE, collapse_key="<b>")
+    hook = await service.client.put(
+        f"/v1/admin/webhooks/{quote(HOSTILE, safe='')}",
+        json={"url": "https://hook.invalid/<script>alert(1)</script>"},
+        headers=bearer(HOSTILE, scope=WRITE),
+    )
+    assert hook.status_code == 200, hook.text
     async with browser:
         await browser.sign_in()
         await until(lambda: _shows(browser, "/queues", "{{7*7}}"))
@@ -333,6 +339,8 @@ async def test_hostile_ids_are_escaped_everywhere(browser: Browser, service: Ser
             ("/act/purge", {"user": HOSTILE}),
             ("/act/deny", {"kind": "sub", "value": HOSTILE}),
             ("/send", {"user": HOSTILE}),
+            ("/webhooks", {}),
+            ("/webhook", {"app": HOSTILE}),
             ("/" + HOSTILE.replace("/", ""), {}),
         ):
             answer = await browser.client.get(f"/admin{path}", params=query)
