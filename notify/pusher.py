@@ -112,6 +112,7 @@ class Pusher:
         self._pushes: dict[asyncio.Task[None], str] = {}  # under way, and to whom
         self._place: bytes | None = None
         self._walked_at = float("-inf")
+        self._leaving = False
         self.leading = False
         """Whether this node has the lease."""
 
@@ -124,12 +125,15 @@ class Pusher:
 
     async def run(self) -> None:
         """Push until cancelled."""
+        self._leaving = False
+        leading = asyncio.create_task(self._lead_always(), name="pusher lease")
+        claiming = asyncio.create_task(self._push_always(), name="pusher claims")
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._lead_always(), name="pusher lease")
-                tasks.create_task(self._push_always(), name="pusher claims")
+            ended, _ = await asyncio.wait({leading, claiming}, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()  # a fault of ours: neither ends by itself
         finally:
-            await self._leave()
+            await self._leave(leading, claiming)
 
     async def _lead_always(self) -> None:
         while True:
@@ -171,16 +175,16 @@ class Pusher:
         self._called.set()
 
     async def _push_always(self) -> None:
-        while True:
+        while not self._leaving:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._pause()):
                     await self._called.wait()
             self._called.clear()
             self._ripen()
             try:
-                while self._ripe:
+                while self._ripe and not self._leaving:
                     await self._sift()
-                while self._ready and len(self._pushes) < MAX_PUSHES:
+                while self._ready and len(self._pushes) < MAX_PUSHES and not self._leaving:
                     await self._claim()
             except NotifyError as error:
                 log.warning("pusher.interrupted", reason=str(error))
@@ -288,17 +292,22 @@ class Pusher:
             headers["Topic"] = name_topic(subscription, claim.collapse_key)
         return Message(encrypt(write_payload(claim.entry), subscription), headers)
 
-    async def _leave(self) -> None:
-        """Let the pushes under way end, for a moment; then let another node push."""
+    async def _leave(self, leading: asyncio.Task[None], claiming: asyncio.Task[None]) -> None:
+        """Let what was claimed be pushed, if that takes no more than a moment; then let another node push."""
         self.leading = False
+        self._leaving = True
+        self._called.set()
+        leading.cancel()
         with suppress(NotifyError, TimeoutError):
             async with asyncio.timeout(LEAVE_SECONDS):
+                await asyncio.wait({claiming})  # a claim under way that nobody waits for would hold until it runs out
                 if self._pushes:
                     await asyncio.wait(self._pushes)
                 await self._store.push.leave(self._node)
-        for task in self._pushes:
+        rest = [leading, claiming, *self._pushes]
+        for task in rest:
             task.cancel()
-        await asyncio.gather(*self._pushes, return_exceptions=True)
+        await asyncio.gather(*rest, return_exceptions=True)
 
 
 class Message(msgspec.Struct, frozen=True):

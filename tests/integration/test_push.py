@@ -13,6 +13,7 @@ import pytest
 from notify import pusher
 from notify.outbound import Outbound
 from notify.sql import query
+from notify.store.push import Push
 from notify.webpush import decode_base64url, load_point
 from tests.admin import Admin, is_listed
 from tests.receiver import Received, Receiver, Reply
@@ -267,6 +268,30 @@ async def test_a_node_that_dies_in_a_push_leaves_it_to_another(
     async with lead_to(push_service, Service(database_url)):
         assert (await take(push_service, browser))["data"] == 1
         await settled(connection, 1)
+
+
+async def test_a_node_that_stops_leaves_nothing_claimed(
+    database_url: str, push_service: Receiver, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has claimed it pushes, even if the answer to the claim comes when it is already leaving."""
+    claim, claimed = Push.claim, asyncio.Event()
+
+    async def claim_slowly(push: Push, users: Sequence[str], **bounds: Any) -> Any:
+        found = await claim(push, users, **bounds)
+        if found[0]:
+            claimed.set()
+            await asyncio.sleep(0.5)  # the answer is on its way
+        return found
+
+    monkeypatch.setattr(Push, "claim", claim_slowly)
+    browser = Browser(push_service)
+    async with lead_to(push_service, Service(database_url)) as service:
+        await subscribe(service, browser)
+        await service.send("alice")
+        async with asyncio.timeout(5):
+            await claimed.wait()
+    assert await is_settled(connection, 1)
+    assert (await take(push_service, browser))["seq"] == 1
 
 
 async def test_browsers_that_do_not_answer_hold_up_their_own_user(
