@@ -108,13 +108,16 @@ async def list_inbox(  # noqa: PLR0913, PLR0917 - one parameter a query paramete
     unread: FromQuery[str | None] = None,
     cursor: FromQuery[str | None] = None,
 ) -> InboxPage:
-    """Return the caller's notifications, newest first; what expired, was cancelled or replaced is gone."""
+    """Return the caller's notifications, newest first; what expired, was cancelled or replaced is gone.
+
+    A page ends early after 4 MiB of data; `next` goes on.
+    """
     identity = await identify(request, services)
     size = read_limit(limit)
     name, place = ("before", before) if cursor is None else ("cursor", cursor)
     start = read_integer(place, name, default=MAX_SEQ, low=0, high=MAX_SEQ)
-    found = await services.store.inbox.items(
-        identity.subject, before=start, limit=size + 1, unread=read_flag(unread, "unread")
+    found, more = await services.store.inbox.page(
+        identity.subject, before=start, limit=size, unread=read_flag(unread, "unread")
     )
     return InboxPage(
         items=[
@@ -127,10 +130,10 @@ async def list_inbox(  # noqa: PLR0913, PLR0917 - one parameter a query paramete
                 created_at=item.notification.created_at,
                 read_at=item.read_at,
             )
-            for item in found[:size]
+            for item in found
         ],
         unread=await services.store.inbox.unread(identity.subject),
-        next=str(found[size - 1].seq) if len(found) > size else None,
+        next=str(found[-1].seq) if more else None,
     )
 
 

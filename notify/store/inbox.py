@@ -9,8 +9,12 @@ from datetime import datetime
 import msgspec
 
 from notify.model import Codec
+from notify.settings import MIB
 from notify.store.database import Database, patiently
 from notify.store.notifications import StoredNotification
+
+PAGE_BYTES = 4 * MIB
+"""Of the data on one page: 500 of the largest would be 32 MiB, held for whoever asks and does not read."""
 
 
 class InboxItem(msgspec.Struct, frozen=True):
@@ -35,10 +39,14 @@ class Inbox:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def items(self, user: str, *, before: int, limit: int, unread: bool) -> Sequence[InboxItem]:
-        """Return up to `limit` notifications with a seq under `before`, newest first; with `unread` only those."""
-        rows = await self._database.rows("list_inbox", user, before, limit, unread)
-        return [
+    async def page(self, user: str, *, before: int, limit: int, unread: bool) -> tuple[Sequence[InboxItem], bool]:
+        """Return notifications with a seq under `before`, newest first, and whether there may be more; with `unread` only those.
+
+        Up to `limit` of them and about PAGE_BYTES of data, but at least one.
+        """
+        rows = await self._database.rows("list_inbox", user, before, limit + 1, unread, PAGE_BYTES)
+        more = len(rows) > limit or sum(len(row["data"]) for row in rows) >= PAGE_BYTES
+        items = [
             InboxItem(
                 seq=row["seq"],
                 notification=StoredNotification(
@@ -56,8 +64,9 @@ class Inbox:
                 ),
                 read_at=row["read_at"],
             )
-            for row in rows
+            for row in rows[:limit]
         ]
+        return items, more
 
     async def unread(self, user: str) -> int:
         """Return how many notifications of a user are neither read nor over."""

@@ -1,15 +1,24 @@
 -- name: list_inbox
--- A user's notifications before a seq, newest first; with $4 only those unread. What is over is left out. Primary key of entry,
--- walked backwards, for unread ones down to the read mark; endings and marks by primary key.
-SELECT e.seq, n.id, n.type, n.data, n.codec, n.producer, n.context, n.created_at, n.expires_at, notify.read_at(e.user_id, e.seq) AS read_at
-FROM notify.entry AS e JOIN notify.notification AS n ON n.id = e.notification_id
-WHERE e.user_id = $1 AND e.seq < $2 AND e.kind = 1 AND n.expires_at > clock_timestamp()
-  AND NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = e.user_id AND x.seq = e.seq)
-  AND e.seq > CASE WHEN $4::boolean THEN COALESCE((SELECT m.read_to FROM notify.mailbox AS m WHERE m.user_id = $1), 0) ELSE 0 END
-  AND (NOT $4 OR NOT EXISTS (
-      SELECT FROM notify.reading AS r WHERE r.user_id = e.user_id AND NOT r.ranged AND r.to_seq = e.seq
-  ))
-ORDER BY e.seq DESC LIMIT $3
+-- A user's notifications before a seq, newest first, as many as fit in $5 bytes of data but at least one; with $4 only those
+-- unread. What is over is left out. Primary key of entry, walked backwards, for unread ones down to the read mark; endings and
+-- marks by primary key. Sizes are read without the data.
+SELECT q.* FROM (
+    SELECT p.*, sum(octet_length(p.data)) OVER (ORDER BY p.seq DESC) - octet_length(p.data) AS bytes_before
+    FROM (
+        SELECT e.seq, n.id, n.type, n.data, n.codec, n.producer, n.context, n.created_at, n.expires_at,
+               notify.read_at(e.user_id, e.seq) AS read_at
+        FROM notify.entry AS e JOIN notify.notification AS n ON n.id = e.notification_id
+        WHERE e.user_id = $1 AND e.seq < $2 AND e.kind = 1 AND n.expires_at > clock_timestamp()
+          AND NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = e.user_id AND x.seq = e.seq)
+          AND e.seq > CASE WHEN $4::boolean THEN COALESCE((SELECT m.read_to FROM notify.mailbox AS m WHERE m.user_id = $1), 0)
+                      ELSE 0 END
+          AND (NOT $4 OR NOT EXISTS (
+              SELECT FROM notify.reading AS r WHERE r.user_id = e.user_id AND NOT r.ranged AND r.to_seq = e.seq
+          ))
+        ORDER BY e.seq DESC LIMIT $3
+    ) AS p
+) AS q
+WHERE q.bytes_before < $5 ORDER BY q.seq DESC
 
 -- name: count_unread
 -- What is unread now, NULL without a mailbox. Primary key; see the function.

@@ -5,6 +5,7 @@ import asyncio
 import asyncpg
 import pytest
 
+from notify.settings import MIB
 from tests.integration.support import count_unread, list_inbox, mark_read, open_nodes
 from tests.service import Service, bearer
 
@@ -23,6 +24,20 @@ async def test_it_is_listed_newest_first_page_by_page(service: Service) -> None:
     assert found == [6, 5, 4, 3, 2, 1, 0]
     assert [item["seq"] for item in (await list_inbox(service, "alice", before=3))["items"]] == [2, 1]
     assert await list_inbox(service, "nobody") == {"items": [], "unread": 0, "next": None}
+
+
+async def test_a_page_ends_early_after_4_mib_and_the_next_goes_on(service: Service) -> None:
+    body = [{"to": "ann", "type": "t", "data": f"{place:02}" + "x" * 65_000} for place in range(70)]
+    answer = await service.post({"notifications": body}, path="/v1/notifications/batch")
+    assert answer.status_code == 201
+    first = await list_inbox(service, "ann", limit=500)
+    assert sum(len(item["data"]) for item in first["items"]) < 4 * MIB + 65_536
+    rest = await list_inbox(service, "ann", limit=500, cursor=first["next"])
+    assert rest["next"] is None
+    found = [item["data"][:2] for item in first["items"] + rest["items"]]
+    assert found == [f"{place:02}" for place in reversed(range(70))]
+    [one] = (await list_inbox(service, "ann", limit=1))["items"]
+    assert one["data"].startswith("69")
 
 
 async def test_only_ones_own_is_there(service: Service) -> None:
