@@ -343,17 +343,14 @@ class Pump:
             await self._write_answers()
             if self._closing is not None:
                 return
-            await self._write_part(part)
+            accepted = self._pass(part)
+            if part.messages:
+                await self._write(*part.messages, *self._announce())
+                self._count(part.entries, accepted)
         if page.complete and not page.entries:
             self._position = max(self._position, page.head)
         if not self._window:
             self._settle()
-
-    async def _write_part(self, part: Part) -> None:
-        accepted = self._pass(part)
-        if part.messages:
-            await self._write(*part.messages, *self._announce())
-            self._count(part.entries, accepted)
 
     def _pass(self, part: Part) -> Sequence[float]:
         """Move on past what is now written, or is over. Returns when each of the entries was accepted."""
