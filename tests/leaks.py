@@ -14,9 +14,13 @@ from typing import Any
 
 import pytest
 
-from tests.service import CANARY, SECRET
+SECRET = "a secret for the tests that is long enough"
+"""What the tests' tokens are signed with."""
 
-# A JSON Web Token, whole or cut off: base64url of `{"` and so on. The name of its own kind is in it too, but alone it is none.
+CANARY = "geheim"
+"""Part of what may never be logged."""
+
+# A JSON Web Token, whole or cut off, begins with base64url of `{"`.
 _SECRETS = re.compile(rf"\beyJ[A-Za-z0-9_-]{{8,}}(?:\.[A-Za-z0-9_-]*)?|{re.escape(SECRET)}|{CANARY}")
 logging.getLogger("httpx").setLevel(logging.WARNING)  # the tests' own client: whom it calls is no service's log
 

@@ -26,11 +26,10 @@ from notify.auth import mint
 from notify.server import build_server, open_listener
 from notify.settings import Settings
 from notify.store import Store
+from tests import leaks
 
-SECRET = "a secret for the tests that is long enough"
-
-CANARY = "geheim"
-"""Part of what may never be logged: see tests/leaks.py."""
+SECRET = leaks.SECRET
+CANARY = leaks.CANARY
 
 PATIENCE = 10.0
 """Seconds after which a frame, an answer or a condition will never come; a test that gets so far has failed."""

@@ -130,7 +130,9 @@ async def test_a_held_mailbox_or_a_slow_device_is_nothing_to_it(service: Service
         await slow.take_backlog()
         await quick.take_backlog()
         narrow = slow.connection.transport.get_extra_info("socket")
-        narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * 1024)  # soon full: who reads nothing for long is cut off
+        narrow.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * 1024
+        )  # soon full: who reads nothing for long is cut off
         slow.connection.transport.pause_reading()
         async with holding(database_url, "alice"):
             for n in range(100):
