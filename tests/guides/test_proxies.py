@@ -50,6 +50,15 @@ class Door:
             client.event_hooks["request"] = [name_server]
             yield client
 
+    async def answers(self) -> bool:
+        """Tell whether it takes connections yet."""
+        try:
+            async with self.open() as client:
+                await client.get("/")
+        except httpx.ConnectError:
+            return False
+        return True
+
     @asynccontextmanager
     async def dial(self, token: str) -> AsyncIterator[Socket]:
         """Open a socket as a browser does."""
@@ -229,6 +238,8 @@ async def test_caddy_with_the_file_of_deploy(tmp_path: Path, find_program: Calla
         await caddy.wait_for("certificate obtained successfully")
         root = tmp_path / "caddy/pki/authorities/local/root.crt"
         await until(root.exists)
-        await check_door(Door("https://127.0.0.1", ssl.create_default_context(cafile=str(root))))
+        door = Door("https://127.0.0.1", ssl.create_default_context(cafile=str(root)))
+        await until(door.answers)  # it says that it has a certificate a moment before it shows it to anybody
+        await check_door(door)
     finally:
         await caddy.close()
