@@ -25,6 +25,7 @@ from notify.errors import Close, NotifyError
 from notify.frames import CaughtUp, Disconnect, Ping, ServerFrame, Truncated, WireCodec
 from notify.hub import Delivery, Offer
 from notify.model import Entry, Kind, Page
+from notify.offers import Offers
 from notify.pages import Part, frame_entries
 from notify.peer import PeerGone, Socket
 from notify.store import Store
@@ -40,10 +41,6 @@ GOODBYE_SECONDS = 2.0
 
 MAX_ANSWERS = 32
 """Answers (pongs, errors) that wait for a slow peer; then its frames are not read until some are out."""
-
-MAX_OFFERS = 64
-MAX_OFFERED_BYTES = 256 * 1024
-"""Messages that are not stored, and their bytes (but always one), that wait for a peer; more are skipped (`ttl: 0`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +66,6 @@ class Pump:
         "_device",
         "_head",
         "_limits",
-        "_offered_bytes",
         "_offers",
         "_opened",
         "_over",
@@ -113,8 +109,7 @@ class Pump:
         self._window = Window(limits.max_unacked, limits.max_unacked_bytes)
         self._answers: list[ServerFrame] = []
         self._answers_room: asyncio.Event | None = None
-        self._offers: list[str | bytes] = []  # messages that are not stored, waiting to be written
-        self._offered_bytes = 0
+        self._offers = Offers()
         self._caught_up = False
         self._opened = False
         self._over = False  # the goodbye is said, or the peer is gone: nothing is written any more
@@ -177,12 +172,9 @@ class Pump:
 
     def offer(self, message: Offer) -> None:
         """Send a message that is not stored, unless this session is not yet caught up, or slower than they come."""
-        if self._caught_up and self._closing is None and len(self._offers) < MAX_OFFERS:
-            encoded = message.encode(self._codec)
-            if not self._offers or self._offered_bytes + len(encoded) <= MAX_OFFERED_BYTES:
-                self._offers.append(encoded)
-                self._offered_bytes += len(encoded)
-                self._start()
+        ready, slow = self._caught_up and self._closing is None, self._writing_since is not None
+        if ready and self._offers.put(message.encode(self._codec), slow=slow):
+            self._start()
 
     def confirm(self, seq: int) -> None:
         """Learn that the device acknowledged by another way: what that covers need not be acknowledged here."""
@@ -304,9 +296,7 @@ class Pump:
             await self._say_goodbye(self._closing)
             return False
         if self._offers:
-            message = self._offers.pop(0)
-            self._offered_bytes -= len(message)
-            await self._write(message)
+            await self._write(self._offers.take())
             return True
         if self._position < self._head:
             return await self._chase()

@@ -70,6 +70,16 @@ async def test_many_at_once_all_arrive_whole(service: Service) -> None:
     assert sorted(frame["data"] for frame in frames) == sorted(sent)
 
 
+async def test_a_whole_batch_for_one_who_waits_for_it_arrives(service: Service) -> None:
+    """It comes in a few large pieces, each before the session has its turn: that says nothing about its peer."""
+    batch = [{"to": "alice", "type": "t", "data": n, "ttl": 0} for n in range(1_000)]
+    async with service.connect("alice") as alice:
+        await alice.take_backlog()
+        answer = await service.post({"notifications": batch}, path="/v1/notifications/batch")
+        assert answer.status_code == 202
+        assert [frame["data"] for frame in await alice.take_notifications(1_000)] == list(range(1_000))
+
+
 async def test_who_is_not_there_never_gets_it(service: Service) -> None:
     await send_now(service, "alice", "missed")
     async with service.connect("alice") as alice:
