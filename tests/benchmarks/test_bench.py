@@ -14,7 +14,7 @@ PHASES = ("connect", "latency", "single", "batch", "replay")
 FAULTS = ("lost", "duplicates", "out_of_order", "failed")
 RUN_SECONDS = 110
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(120)]
 
 
 def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
