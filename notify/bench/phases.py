@@ -48,6 +48,9 @@ BATCH_PATH = "/v1/notifications/batch"
 REST_SECONDS = 0.5
 """Between phases: acks and checkpoints of one are not the next one's."""
 
+LEAD_SECONDS = 0.5
+"""Between giving an order to send at a rate and the first send: what is due before a loader has its order would count as late."""
+
 BOUND_SECONDS = 120.0
 """Of an order that has no length of its own."""
 
@@ -106,7 +109,8 @@ class Phases:
         plan = self._plan
         self._announce("latency", self._warm_up + plan.seconds)
         self._order(self._pace(self._warm_up), BOUND_SECONDS)
-        tally, used = self._measure(self._pace(plan.seconds), plan.seconds)
+        time.sleep(REST_SECONDS)
+        tally, used = self._measure(self._pace(plan.seconds), plan.seconds, rest=0.0)
         return Paced(
             rate=plan.rate,
             sent=tally.accepted,
@@ -123,7 +127,7 @@ class Phases:
     def _pace(self, seconds: float) -> Sequence[Pace]:
         """Spread the rate over the loaders, which take turns."""
         plan = self._plan
-        start = time.monotonic() + 0.3
+        start = time.monotonic() + LEAD_SECONDS
         return [Pace(plan.rate / plan.loaders, seconds, start + place / plan.rate) for place in range(plan.loaders)]
 
     def single(self) -> Pressed:
@@ -203,8 +207,10 @@ class Phases:
         """One loader's share of the handshakes in flight."""
         return max(1, self._plan.at_once // self._plan.loaders)
 
-    def _measure(self, orders: Sequence[Order], seconds: float = 0.0) -> tuple[Tally, Usage]:
-        time.sleep(REST_SECONDS)
+    def _measure(
+        self, orders: Sequence[Order], seconds: float = 0.0, *, rest: float = REST_SECONDS
+    ) -> tuple[Tally, Usage]:
+        time.sleep(rest)
         before, started, own = self._meter.read(), time.monotonic(), time.process_time()
         tally = self._order(orders, seconds + BOUND_SECONDS)
         took = time.monotonic() - started
