@@ -16,11 +16,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import asyncpg
 import httpx
 
+from notify.bench.meter import read_resident
 from notify.embedded import SOCKET_NAME, EmbeddedPostgres
 from notify.migrate import migrate
 from tests.service import pass_on
@@ -91,6 +92,13 @@ class Node:
         assert self.process is not None
         return await asyncio.to_thread(self.process.wait, 20)
 
+    def read_memory(self) -> int:
+        """Return its resident memory in KiB."""
+        assert self.process is not None
+        found = read_resident(self.process.pid)
+        assert found is not None
+        return found
+
     def read_log(self) -> str:
         return Path(self._log.name).read_text()
 
@@ -103,8 +111,9 @@ class Node:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 raise
-        pass_on(self.read_log())
-        self._log.close()
+        if not self._log.closed:  # by the test itself, and then by the cluster
+            pass_on(self.read_log())
+            self._log.close()
 
 
 class Cluster:
@@ -152,6 +161,19 @@ class Cluster:
         self.nodes.append(node)
         await node.start()
         return node
+
+    @asynccontextmanager
+    async def serve(self, **settings: Any) -> AsyncIterator[Node]:
+        """Run a node for a while; whatever it went through, it leaves in time and without a fault in its log."""
+        node = await self.add_node(**settings)
+        try:
+            yield node
+            node.signal(signal.SIGTERM)
+            assert await node.wait() == 0
+            assert "Traceback" not in node.read_log()
+        finally:
+            await node.close()
+            self.nodes.remove(node)
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:

@@ -25,6 +25,7 @@ from tests.service import CANARY
 ACK_GRACE = 2.0  # seconds before a fault within which an ack may be lost
 SETTLE_SECONDS = 40.0  # for everything to arrive in the end
 RECONNECT_SECONDS = (0.05, 0.4)
+OPEN_SECONDS = 5.0  # for a handshake
 
 
 @dataclass
@@ -130,11 +131,7 @@ class Ledger:
         while True:
             node = random.choice(self.nodes)
             with contextlib.suppress(OSError, websockets.WebSocketException, TimeoutError):
-                headers = {"Authorization": f"Bearer {mint(SECRET, subject=device.user)}"}
-                url = f"{node.socket}?device={device.name}"
-                async with websockets.connect(
-                    url, additional_headers=headers, open_timeout=5, close_timeout=1
-                ) as connection:
+                async with await self._dial(device, node) as connection:
                     try:
                         await self._take(device, connection, down_since)
                     finally:
@@ -144,6 +141,25 @@ class Ledger:
             await asyncio.sleep(random.uniform(*RECONNECT_SECONDS))
             if device.connects and device.connects[-1] > down_since:
                 down_since = time.monotonic()
+
+    async def _dial(self, device: Device, node: Node) -> websockets.ClientConnection:
+        """Open a device's connection. Who is cancelled meanwhile lets that come to its end first, and closes what it has."""
+        headers = {"Authorization": f"Bearer {mint(SECRET, subject=device.user)}"}
+        url = f"{node.socket}?device={device.name}"
+
+        async def dial() -> websockets.ClientConnection:
+            return await websockets.connect(
+                url, additional_headers=headers, open_timeout=OPEN_SECONDS, close_timeout=1, proxy=None
+            )
+
+        opening = asyncio.create_task(dial())
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            await asyncio.wait({opening})
+            if opening.exception() is None:
+                opening.result().transport.abort()
+            raise
 
     async def _take(self, device: Device, connection: websockets.ClientConnection, down_since: float | None) -> None:
         last = 0
