@@ -21,17 +21,16 @@ CALLER = "conformance"
 
 EXPLAINED = {
     "/cursor: .*": "a cursor is opaque: which ones there are depends on what is stored",
-    ".*/deliver_at: must be at most 30 days ahead": "depends on the clock",
+    ".*/deliver_?at: (must be at most 30 days ahead|is not a time that can be kept)": "depends on the clock, and the calendar",
     ".*: expected `int`, got `float`": "JSON Schema counts 1.0 among the integers; who means an integer writes one",
-    ".*/(collapse_key|deliver_at): can't go together with `ttl: 0`.*": "the combination is told in words",
+    ".*/(collapse_?key|deliver_?at|undelivered_?after): can't go together with `ttl: 0`.*": "the combination is told in words",
     "/Idempotency-Key: can't go together with `ttl: 0`.*": "the same, of a header and the body",
     "/notifications: ttl must be 0 for all notifications of a batch or for none": "the same, of a batch",
     ".*: can't go together with `data`": "the same, of an event's data and its bytes",
     ".*: must be (text without control characters|a media type|a string, an integer of 32 bits or a boolean)": (
         "what CloudEvents says of every attribute of an event, those that nobody knows included"
     ),
-    "/(url|endpoint): .*": "where a URL leads is looked at",
-    "/endpoint: is required, either as a parameter or in a body": "no schema spans the two",
+    "/(url|endpoint): .*": "where a URL leads is looked at; and no schema spans a parameter and a body",
     "/keys/.*: .*": "whether a key is a point of its curve is computed",
     "/expirationTime: .*": "depends on the clock",
     "/secret: .*": "base64 says more than a pattern can",
