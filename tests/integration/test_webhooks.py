@@ -148,18 +148,18 @@ async def test_who_took_it_in_time_and_what_is_over_is_not_called_for(
     node: Service, connection: asyncpg.Connection, receiver: Receiver
 ) -> None:
     await hook(node, receiver.url)
-    await node.send("alice", undelivered_after=10)
+    await node.send("alice", undelivered_after=604_800)
     await take_all(node, "alice")
-    cancelled = await node.send("bob", undelivered_after=10)
-    scheduled = await node.send("bob", undelivered_after=10, deliver_at=from_now(60))
+    cancelled = await node.send("bob", undelivered_after=604_800)
+    scheduled = await node.send("bob", undelivered_after=604_800, deliver_at=from_now(60))
     assert [await cancel(node, each) for each in (cancelled, scheduled)] == [204, 204]
-    await let_expire(connection, await node.send("carol", undelivered_after=10))
-    await node.send("dave", undelivered_after=10, collapse_key="k")
+    await let_expire(connection, await node.send("carol", undelivered_after=604_800))
+    await node.send("dave", undelivered_after=604_800, collapse_key="k")
     await node.send("dave", collapse_key="k")
-    await node.send("eve", undelivered_after=10)
+    await node.send("eve", undelivered_after=604_800)
     await Admin(node).act("DELETE", "/users/eve")
-    await node.post({"topic": "nobody's", "type": "t", "undelivered_after": 10})
-    await node.post({"to": "frank", "type": "t", "undelivered_after": 10}, app="an app without a webhook")
+    await node.post({"topic": "nobody's", "type": "t", "undelivered_after": 604_800})
+    await node.post({"to": "frank", "type": "t", "undelivered_after": 604_800}, app="an app without a webhook")
     before = [count_deadlines(result) for result in ("settled", "unwanted", "called")]
     await let_pass(connection)
     await until(lambda: nothing_waits(connection))
