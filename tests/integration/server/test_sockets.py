@@ -173,11 +173,11 @@ async def test_who_goes_on_sending_after_a_wrong_frame_hears_that_the_peer_is_go
 
 
 @served
-async def test_a_message_in_thousands_of_parts_arrives_whole(edge: Edge) -> None:
+async def test_a_message_in_a_thousand_parts_arrives_whole(edge: Edge) -> None:
     async with edge.connect() as raw:
         await raw.shake_hands()
-        await raw.send(frame(TEXT, b"ab", final=False) + frame(0, b"cd", final=False) * 2_000 + frame(0, b"ef"))
-        await raw.read(b"ab" + b"cd" * 2_000 + b"ef")
+        await raw.send(frame(TEXT, b"ab", final=False) + frame(0, b"cd", final=False) * 1_000 + frame(0, b"ef"))
+        await raw.read(b"ab" + b"cd" * 1_000 + b"ef")
 
 
 @pytest.mark.parametrize("flood", [frame(PING, b""), frame(PONG, b"")], ids=["pings", "pongs"])
