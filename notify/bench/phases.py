@@ -35,6 +35,10 @@ PENDING_EACH = 10
 """Notifications in each mailbox that is filled."""
 
 FILL_BOUND_SECONDS = 900.0
+QUIET_CORES = 0.1
+LOOK_SECONDS = 2.0
+CALM_SECONDS = 120.0
+"""After filling, PostgreSQL vacuums and the backlog is summed up: waited for until it uses no more than this, at most so long."""
 
 WARM_UP_CONNECTIONS = 50
 WARM_UP_SECONDS = 1.0
@@ -188,6 +192,7 @@ class Phases:
         if tally.failed:
             raise LoadError(f"{tally.failed} requests of the backlog failed")
         seconds = time.monotonic() - started
+        self._calm_down()
         self._order([Connect(share, self._at_once) for share in fleet.share(plan.users)], BOUND_SECONDS)
         return Grown(
             pending=plan.backlog,
@@ -197,6 +202,17 @@ class Phases:
             single=self.single(),
             batch=self.batch(),
         )
+
+    def _calm_down(self) -> None:
+        """Wait until PostgreSQL has dealt with what filling left behind."""
+        deadline = time.monotonic() + CALM_SECONDS
+        before = self._meter.read().postgres
+        while before is not None and time.monotonic() < deadline:
+            time.sleep(LOOK_SECONDS)
+            now = self._meter.read().postgres
+            if now is None or (now - before) / LOOK_SECONDS <= QUIET_CORES:
+                return
+            before = now
 
     @property
     def _warm_up(self) -> float:
