@@ -357,7 +357,8 @@ BEGIN
             CROSS JOIN LATERAL (
                 SELECT CASE WHEN n.codec = 0 AND n.collapse_key IS NULL AND n.expires_at > moment + interval '1 second'
                     AND octet_length(n.data) <= 900 AND position('\x09'::bytea IN n.data) = 0 AND position('\x0a'::bytea IN n.data) = 0
-                    AND strpos(concat(n.type, n.context), E'\t') = 0 AND strpos(concat(n.type, n.context), E'\n') = 0
+                    AND strpos(concat(n.type, n.producer, n.context), E'\t') = 0
+                    AND strpos(concat(n.type, n.producer, n.context), E'\n') = 0
                 THEN concat_ws(E'\t', e.u, e.s, queued, n.id, (extract(epoch FROM n.created_at) * 1000000)::bigint,
                                n.type, n.producer, COALESCE(n.context, ''), convert_from(n.data, 'UTF8'))
                 END AS line OFFSET 0

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import asyncpg
 import pytest
 
 from notify import clock
@@ -81,6 +82,21 @@ async def test_json_with_line_ends_between_its_tokens_arrives_as_it_was_sent(
         sent = await service.client.post("/v1/notifications", content=body, headers=headers)
         assert sent.status_code == 201
         assert (await socket.take())["data"] == {"a": 1}
+    assert fetched == ["ann"]
+
+
+@pytest.mark.parametrize("role", ["a\tb", "a\nann\tb"], ids=["tab", "line end"])
+async def test_a_database_role_of_any_name_may_send(
+    service: Service, connection: asyncpg.Connection, fetched: list[str], role: str
+) -> None:
+    """The sender of notify.send() is the role that called it, and its name is whatever its owner liked."""
+    async with service.connect("ann") as socket:
+        await socket.take_backlog()
+        async with connection.transaction():
+            sent = await connection.fetchval("SELECT notify.send('t', 'ann', '7')")
+            await connection.execute("UPDATE notify.notification SET producer = $2 WHERE id = $1", sent, role)
+        frame = await socket.take()
+        assert (frame["data"], frame["source"]) == (7, role)
     assert fetched == ["ann"]
 
 
