@@ -156,7 +156,8 @@ END $$;
 --     GRANT USAGE ON SCHEMA notify TO app; GRANT EXECUTE ON FUNCTION notify.send TO app;
 CREATE FUNCTION notify.send(
     type text, recipient text DEFAULT NULL, data json DEFAULT 'null', ttl integer DEFAULT 2419200,
-    collapse_key text DEFAULT NULL, deliver_at timestamptz DEFAULT NULL, recipients text[] DEFAULT NULL, topic text DEFAULT NULL
+    collapse_key text DEFAULT NULL, deliver_at timestamptz DEFAULT NULL, recipients text[] DEFAULT NULL, topic text DEFAULT NULL,
+    undelivered_after integer DEFAULT NULL
 ) RETURNS uuid
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -177,6 +178,9 @@ BEGIN
     END IF;
     IF deliver_at > moment + interval '30 days' OR deliver_at = '-infinity' THEN
         RAISE EXCEPTION 'notify.send: deliver_at must be at most 30 days ahead' USING ERRCODE = '22023';
+    END IF;
+    IF undelivered_after NOT BETWEEN 10 AND 604800 THEN
+        RAISE EXCEPTION 'notify.send: undelivered_after must be 10 to 604800 seconds' USING ERRCODE = '22023';
     END IF;
     problem := notify.refuse_data(COALESCE(data::text, 'null'));
     IF problem IS NOT NULL THEN
@@ -202,6 +206,8 @@ BEGIN
             GREATEST(deliver_at, moment) + make_interval(secs => ttl), send.collapse_key);
     INSERT INTO notify.outbox (id, due_at, users)
     SELECT minted, GREATEST(deliver_at, moment), users WHERE cardinality(users) > 0;
+    INSERT INTO notify.deadline (id, due_at)
+    SELECT minted, GREATEST(deliver_at, moment) + make_interval(secs => undelivered_after) WHERE undelivered_after IS NOT NULL;
     RETURN minted;
 END $$;
 REVOKE ALL ON FUNCTION notify.send FROM PUBLIC;
