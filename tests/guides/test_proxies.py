@@ -186,11 +186,11 @@ async def test_nginx_with_the_file_of_deploy(
 async def test_the_pings_keep_a_silent_connection_through_nginx(
     database_url: str, tmp_path: Path, certificate: Path, find_program: Callable[[str], str]
 ) -> None:
-    # All times divided by 75: the proxy gives up after 1 s of silence, the service pings after a third of one.
+    # Times divided by 25: the proxy gives up after 3 s of silence, the service, which looks once a second, pings after 1.
     http = (ROOT / "deploy/nginx.conf").read_text().replace("/etc/nginx/notify.", f"{certificate.parent}/notify.")
-    http = http.replace("_timeout 75s;", "_timeout 1s;")
+    http = http.replace("_timeout 75s;", "_timeout 3s;")
     door = Door("https://127.0.0.1", ssl.create_default_context(cafile=str(certificate)))
-    async with ServiceProcess(database_url, port=8000, ping_interval=1 / 3) as service:
+    async with ServiceProcess(database_url, port=8000, ping_interval=1) as service:
         nginx = await Program.start(find_program("nginx"), *write_nginx(tmp_path, http), place="nginx.conf")
         try:
             await nginx.wait_for("start worker process")
@@ -200,7 +200,7 @@ async def test_the_pings_keep_a_silent_connection_through_nginx(
                 client.stream("GET", "/v1/stream?device=phone", headers=bearer("alice")) as stream,
             ):
                 events = stream.aiter_lines()
-                for _ in range(5):
+                for _ in range(4):
                     await socket.take_until("ping")
                     await read_event(events, "ping")
                 await service.send("alice", 1)
