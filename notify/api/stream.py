@@ -13,7 +13,7 @@ from notify.api.access import require
 from notify.api.answers import answer_problem, recognize
 from notify.api.services import Services
 from notify.auth import Scope
-from notify.errors import Close, FieldError, Forbidden, InvalidRequest, MethodNotAllowed, SessionClosed
+from notify.errors import Close, FieldError, Forbidden, InvalidRequest, MethodNotAllowed, SessionClosed, Unavailable
 from notify.frames import JsonCodec, ServerFrame, Welcome
 from notify.gateway import parse_query, read_headers, read_query
 from notify.ids import mint_id
@@ -141,6 +141,8 @@ class Streaming:
             raise InvalidRequest(closed.detail, errors=[FieldError("", closed.detail)]) from None
         if (last := headers.get("last-event-id")) is not None:
             resume = read_event_id(last)
+        if self._services.roster.draining:  # nobody would say goodbye to it, and the drain would wait for its end
+            raise Unavailable("this node is leaving")
         authenticator = self._services.authenticator
 
         async def verify(token: str) -> Any:

@@ -10,7 +10,7 @@ import structlog
 import websockets
 
 from notify.errors import Close
-from tests.service import Service, Socket, data_of, mint_token, read_cursor, shake_hands, stands_at, until
+from tests.service import Service, Socket, bearer, data_of, mint_token, read_cursor, shake_hands, stands_at, until
 
 
 async def test_a_peer_that_does_not_read_is_cut_off_and_delays_nobody(
@@ -156,6 +156,8 @@ async def test_who_authenticates_while_the_node_is_leaving_is_sent_on_to_another
     with pytest.raises(websockets.InvalidStatus):
         async with service.dial("cid"):
             pass
+    async with service.client.stream("GET", "/v1/stream", headers=bearer("cid")) as answer:
+        assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
 
 
 async def test_a_socket_is_a_socket(service: Service) -> None:
