@@ -187,7 +187,7 @@ class Pump:
         if self._closing is None:
             self._closing = close
             self._retry_after = retry_after
-            self._writing_since = self._writing_since or time.monotonic()
+            self._writing_since = time.monotonic()  # a write that is stuck already gets as long as any other
             self._start(force=True)
 
     def inspect(self, now: float) -> None:
@@ -197,7 +197,6 @@ class Pump:
             if now - self._writing_since > patience:
                 if self._closing is None:
                     self.leave(Close.SLOW_CONSUMER)
-                    self._writing_since = now
                 else:
                     self._socket.abort()
         elif self._opened and now - self._quiet_since >= self._limits.ping_interval and not self._answers:

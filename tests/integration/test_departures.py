@@ -1,6 +1,7 @@
 """What ends a session, what does not, and what is never written after the last word."""
 
 import asyncio
+import socket
 import time
 from typing import Any
 
@@ -10,6 +11,8 @@ import structlog
 import websockets
 
 from notify.errors import Close
+from notify.pump import GOODBYE_SECONDS
+from notify.session import Session
 from tests.service import Service, Socket, bearer, data_of, mint_token, read_cursor, shake_hands, stands_at, until
 
 
@@ -33,6 +36,23 @@ async def test_a_peer_that_does_not_read_is_cut_off_and_delays_nobody(
             await until(lambda: not service.app.hub.of("ann"))
         writer.transport.abort()
         del reader
+
+
+async def test_who_is_slow_to_read_has_as_long_as_any_other_to_hear_the_goodbye(service: Service) -> None:
+    async with service.connect("ann", ack="auto") as ann:
+        await ann.take_backlog()
+        ann.connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+        ann.connection.transport.pause_reading()
+        [session] = service.app.hub.of("ann")
+        assert isinstance(session, Session)
+        while session._pump._writing_since is None:
+            await asyncio.gather(*(service.send("ann", "x" * 60_000) for _ in range(20)))
+        started = time.monotonic()
+        session.leave(Close.DRAINING)
+        session.inspect(started + GOODBYE_SECONDS - 0.001)
+        ann.connection.transport.resume_reading()
+        code, _reason, frames = await ann.take_close()
+    assert (code, frames[-1]["op"]) == (4503, "disconnect")
 
 
 async def test_a_notification_that_cannot_be_encoded_is_skipped(
