@@ -230,7 +230,8 @@ class Pump:
                     self._store.activity.count_ack_latency(now - accepted)
         if seq >= self._skipped_to:
             self._skipped_to = 0
-        self._settle(seq)
+        if not self._auto_ack:  # what is written settles itself then, and what still waits to be is not settled by this
+            self._settle(seq)
         if self._position < self._head:
             self._start()
         return bool(acknowledged)

@@ -40,19 +40,39 @@ async def test_a_peer_that_does_not_read_is_cut_off_and_delays_nobody(
 
 async def test_who_is_slow_to_read_has_as_long_as_any_other_to_hear_the_goodbye(service: Service) -> None:
     async with service.connect("ann", ack="auto") as ann:
-        await ann.take_backlog()
-        ann.connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
-        ann.connection.transport.pause_reading()
-        [session] = service.app.hub.of("ann")
-        assert isinstance(session, Session)
-        while session._pump._writing_since is None:
-            await asyncio.gather(*(service.send("ann", "x" * 60_000) for _ in range(20)))
+        session = await stop_reading(service, ann)
         started = time.monotonic()
         session.leave(Close.DRAINING)
         session.inspect(started + GOODBYE_SECONDS - 0.001)
         ann.connection.transport.resume_reading()
         code, _reason, frames = await ann.take_close()
     assert (code, frames[-1]["op"]) == (4503, "disconnect")
+
+
+async def test_with_ack_auto_an_ack_covers_nothing_that_waits_to_be_sent(service: Service) -> None:
+    async with service.connect("ann", ack="auto") as ann:
+        session = await stop_reading(service, ann)
+        await ann.say({"op": "ack", "seq": 1})
+        await ann.say({"op": "ping"})
+        await until(lambda: bool(session._pump._answers))
+        waiting = session._pump._position
+        ann.connection.transport.abort()
+    await until(lambda: not service.app.hub.of("ann"))
+    await service.wait_for_acks()
+    async with service.connect("ann") as again:
+        assert again.welcome["after"] < waiting
+
+
+async def stop_reading(service: Service, ann: Socket) -> Session:
+    """Read the backlog of a device and no more; return its session once a write waits for it."""
+    await ann.take_backlog()
+    ann.connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+    ann.connection.transport.pause_reading()
+    [session] = service.app.hub.of("ann")
+    assert isinstance(session, Session)
+    while session._pump._writing_since is None:
+        await asyncio.gather(*(service.send("ann", "x" * 60_000) for _ in range(20)))
+    return session
 
 
 async def test_a_notification_that_cannot_be_encoded_is_skipped(
