@@ -57,6 +57,7 @@ class Ledger:
         self._stopped = asyncio.Event()
         self._numbers = itertools.count()
         self._arrived = asyncio.Event()
+        self._known = asyncio.Event()  # every device: one that is new starts after what others have acknowledged
 
     async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._live(device)) for device in self.devices]
@@ -89,7 +90,9 @@ class Ledger:
         for device in self.devices:
             assert not device.wrong, device.wrong[:3]
             missing = self.missing(device)
-            assert not missing, f"{device.user} {device.name} lacks {len(missing)} of {len(self.accepted)} accepted"
+            assert not missing, (
+                f"{device.user} {device.name} lacks {len(missing)} of {len(self.accepted)} accepted: {missing[:3]}"
+            )
             again = [
                 notification
                 for notification, times in device.seen.items()
@@ -102,6 +105,7 @@ class Ledger:
         return [n for n, user in self.accepted.items() if user == device.user and n not in device.seen]
 
     async def _produce(self) -> None:
+        await self._known.wait()
         headers = {"Authorization": f"Bearer {mint(SECRET, subject='shop', scope='notifications:send')}"}
         limits = httpx.Limits(max_connections=200)
         async with (
@@ -167,6 +171,8 @@ class Ledger:
             frame = json.loads(message)
             if frame["op"] == "welcome":
                 device.connects.append(time.monotonic())
+                if all(each.connects for each in self.devices):
+                    self._known.set()
                 if down_since is not None:
                     device.gaps.append(time.monotonic() - down_since)
             elif frame["op"] == "notification":
