@@ -91,7 +91,7 @@ class Ledger:
             assert not device.wrong, device.wrong[:3]
             missing = self.missing(device)
             assert not missing, (
-                f"{device.user} {device.name} lacks {len(missing)} of {len(self.accepted)} accepted: {missing[:3]}"
+                f"{device.user} {device.name} lacks {missing[:3]} and so on of {len(self.accepted)} accepted"
             )
             again = [
                 notification
