@@ -6,6 +6,8 @@ from the real schema and finds nobody else's rows.
 
 import asyncio
 import itertools
+import os
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +23,10 @@ from notify.migrate import migrate
 from tests.places import choose_place
 
 pytest_plugins = ["tests.leaks"]
+
+# The tests start hundreds of processes: what each imports is compiled once for all of them, whatever the environment says.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 TEMPLATE = "template_notify"
 NUMBERS = itertools.count(1)
