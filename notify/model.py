@@ -43,8 +43,11 @@ class Ending(IntEnum):
     REQUEUED = 4
 
 
-class Notification(msgspec.Struct, frozen=True):
-    """One notification as a producer hands it over, checked. `to` holds no user twice; the database sets times."""
+class Notification(msgspec.Struct, frozen=True, gc=False):
+    """One notification as a producer hands it over, checked. `to` holds no user twice; the database sets times.
+
+    Nothing in it can lead back to it, so that the collector need not look at the thousands that are under way.
+    """
 
     id: UUID
     producer: str

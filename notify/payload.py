@@ -72,7 +72,7 @@ def is_plain(text: bytes) -> bool:
     outline = text.translate(OUTLINE, b"+")
     return (
         text.isascii()
-        and b"\\u" not in text
+        and (b"\\" not in text or b"\\u" not in text)  # one byte is looked for in half the time, and most have none
         and outline.count(b"[") <= MAX_LEVELS
         and LONG_RUN not in outline
         and LONG_EXPONENT not in outline

@@ -163,7 +163,8 @@ class Sending:
             await answer_sent(send, known)
             return
         checker = self._checker(incoming)
-        notification = await checker.check(request, context=incoming.context)
+        context = incoming.context
+        notification = checker.pass_plain(request, context) or await checker.check(request, context=context)
         if notification.ttl == 0:
             refuse_key(incoming)
             checker.finish()
@@ -184,7 +185,7 @@ class Sending:
         checker = self._checker(incoming)
         context = incoming.context
         notifications = [
-            await checker.check(item, f"/notifications/{place}", context=context)
+            checker.pass_plain(item, context) or await checker.check(item, f"/notifications/{place}", context=context)
             for place, item in enumerate(request.notifications)
         ]
         if are_momentary(notifications, "/notifications"):
@@ -281,12 +282,12 @@ async def answer_sent(send: Send, stored: Stored) -> None:
 
 def count_recipients(notifications: Sequence[Notification]) -> int:
     """Return the recipients of notifications together."""
-    return sum(len(notification.to) for notification in notifications)
+    return sum([len(notification.to) for notification in notifications])
 
 
 def are_momentary(notifications: Sequence[Notification], pointer: str) -> bool:
     """Whether none of a batch is stored. Raises InvalidRequest when only some are."""
-    momentary = sum(notification.ttl == 0 for notification in notifications)
+    momentary = [notification.ttl for notification in notifications].count(0)
     if 0 < momentary < len(notifications):
         detail = "must be 0 for all notifications of a batch or for none"
         raise InvalidRequest(f"ttl {detail}", errors=[FieldError(pointer, f"ttl {detail}")])

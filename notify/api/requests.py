@@ -14,7 +14,7 @@ from notify.api.paths import IDENTIFIER_SCHEMA
 from notify.errors import FieldError, InvalidRequest, TooLarge
 from notify.ids import mint_id
 from notify.model import ID_LENGTH, Codec, Notification, is_identifier
-from notify.payload import NOT_UTF8, TOO_DEEP, check_json, check_value
+from notify.payload import NOT_UTF8, TOO_DEEP, check_json, check_value, is_plain
 from notify.settings import Settings
 
 MAX_TYPE = 128
@@ -79,7 +79,7 @@ TopicName = Annotated[
 ]
 
 
-class SendRequest(msgspec.Struct, forbid_unknown_fields=True):
+class SendRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """One notification to send, to users or to a topic."""
 
     published: ClassVar = {
@@ -181,7 +181,7 @@ def build_checks(max_data_bytes: int) -> Checks:
     }
 
 
-class BatchRequest(msgspec.Struct, forbid_unknown_fields=True):
+class BatchRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """Several notifications, stored together or not at all."""
 
     notifications: Annotated[list[SendRequest], Meta(min_length=1)]
@@ -208,6 +208,40 @@ class Checker:
         self._subscribers = subscribers
         self._errors: list[FieldError] = []
         self._recipients = 0
+
+    def pass_plain(self, request: SendRequest, context: str | None = None) -> Notification | None:
+        """Return the notification of a request that is plainly fit, as nearly all are; None if it wants `check`.
+
+        Everything is looked at that `check` looks at, but nothing is taken apart, and there is nothing to wait for.
+        """
+        user, data = request.to, request.data
+        if not (
+            isinstance(user, str)
+            and request.topic is UNSET
+            and request.deliver_at is UNSET
+            and request.ttl
+            and self._codec is Codec.JSON
+            and len(data) <= self._settings.max_data_bytes
+            and self._recipients < self._settings.max_recipients
+            and is_identifier(user)
+            and is_plain(text := bytes(data))
+        ):
+            return None
+        self._recipients += 1
+        key, patience = request.collapse_key, request.undelivered_after
+        return Notification(
+            mint_id(),
+            self._producer,
+            request.type,
+            text,
+            (user,),
+            Codec.JSON,
+            request.ttl,
+            None,
+            None if key is UNSET else key,
+            context,
+            None if patience is UNSET else patience,
+        )
 
     async def check(self, request: SendRequest, pointer: str = "", *, context: str | None = None) -> Notification:
         """Return the notification of one request; what is wrong is kept for `finish`. Raises TooLarge.

@@ -58,12 +58,12 @@ class Post(msgspec.Struct, frozen=True):
     @property
     def recipients(self) -> int:
         """Recipients, of all its notifications together."""
-        return sum(len(notification.to) for notification in self.notifications)
+        return sum([len(notification.to) for notification in self.notifications])
 
 
 def weigh(post: Post) -> int:
     """Rows and bytes in one number."""
-    return sum(len(n.to) + len(n.data) // 256 for n in post.notifications)
+    return sum([len(n.to) + len(n.data) // 256 for n in post.notifications])
 
 
 def users(post: Post) -> Collection[Hashable]:
