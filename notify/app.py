@@ -102,6 +102,9 @@ GOODBYES_PER_SECOND = 400
 RECONNECT_SECONDS = (0.25, 3.0)
 """Over which clients of a draining node are told to spread their return."""
 
+LEAN_PATHS = frozenset({PATH_SEND, PATH_BATCH})
+"""What apps send most takes the short way, past the framework's layers; a browser's request needs its CORS."""
+
 EXPOSED_HEADERS = ["Location", "Idempotent-Replayed", "Retry-After", "RateLimit", "RateLimit-Policy", "X-Request-Id"]
 
 
@@ -120,7 +123,6 @@ class Application:
         self.readiness = Readiness(
             {"database": self._check_database, "schema": self._check_schema, "listen": self._check_listen}
         )
-        self._lean: dict[str, Callable[[Scope, Receive, Send], Awaitable[None]]] = {}
         self.web = self._build_web()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -138,8 +140,9 @@ class Application:
         if scope["type"] == "http":
             # Paths are routed as they were sent, still encoded: `alice%2Freplay` is one segment, a user's id.
             path = scope["path"] = scope["raw_path"].decode("latin-1")
-            if path in self._lean and self._running is not None and not is_cross_origin(scope):
-                await self._lean[path](scope, receive, send)
+            if path in LEAN_PATHS and self._running is not None and not is_cross_origin(scope):
+                sending = self._running.sending
+                await (sending.send if path == PATH_SEND else sending.send_batch)(scope, receive, send)
                 return
         await self.web(scope, receive, send)  # type: ignore[arg-type]  # the framework's own, narrower types of the same
 
@@ -169,9 +172,6 @@ class Application:
         @asgi(PATH_BATCH, copy_scope=False)
         async def send_batch(scope: Scope, receive: Receive, send: Send) -> None:
             await self._sending.send_batch(scope, receive, send)
-
-        # What apps send most takes the short way, past the framework's layers; a browser's request needs its CORS.
-        self._lean = {PATH_SEND: send_one.fn, PATH_BATCH: send_batch.fn}
 
         @asgi(PATH_STREAM, copy_scope=False)
         async def stream(scope: Scope, receive: Receive, send: Send) -> None:
@@ -377,7 +377,7 @@ async def keep_running(name: str, work: Callable[[], Awaitable[None]]) -> None:
 
 def is_cross_origin(scope: Scope) -> bool:
     """Whether a browser's page asks: only those need the headers of CORS."""
-    return any(name == b"origin" for name, _ in scope["headers"])
+    return b"origin" in dict(scope["headers"])
 
 
 @dataclass(slots=True)

@@ -65,11 +65,11 @@ class Identity:
 
     def may(self, scope: Scope) -> bool:
         """Tell whether the token allows this. One without any of our scopes is a user's, and may receive."""
-        if scope is Scope.RECEIVE and not self.scopes:
+        if scope in self.scopes:
             return True
-        if scope is Scope.QUEUES_READ and Scope.QUEUES_WRITE in self.scopes:
-            return True
-        return scope in self.scopes
+        if scope is Scope.RECEIVE:
+            return not self.scopes
+        return scope is Scope.QUEUES_READ and Scope.QUEUES_WRITE in self.scopes
 
 
 class DenyList:

@@ -18,6 +18,7 @@ async def require(authenticator: Authenticator, authorization: str | None, *scop
             identity = await authenticator.verify(token)
         except InvalidToken as error:
             raise Unauthenticated(str(error)) from None
-    if not any(identity.may(scope) for scope in scopes):
-        raise Forbidden(f"the token lacks the scope {' or '.join(scopes)}")
-    return identity
+    for scope in scopes:
+        if identity.may(scope):
+            return identity
+    raise Forbidden(f"the token lacks the scope {' or '.join(scopes)}")

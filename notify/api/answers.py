@@ -15,6 +15,7 @@ from notify.errors import InvalidRequest, MethodNotAllowed, NotFound, Problem, U
 log = structlog.get_logger()
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
+JSON = (b"content-type", b"application/json")
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _encode = msgspec.json.Encoder().encode
@@ -22,17 +23,21 @@ _encode = msgspec.json.Encoder().encode
 
 async def answer(send: Send, status: int, content: object, headers: Mapping[str, str] | None = None) -> None:
     """Send a whole JSON answer through ASGI."""
-    await _send(send, status, _encode(content), {"content-type": "application/json", **(headers or {})})
+    await _send(send, status, _encode(content), [JSON, *encode_headers(headers)] if headers else [JSON])
 
 
 async def answer_problem(send: Send, problem: Problem) -> None:
     """Send a problem through ASGI."""
     headers = {"content-type": PROBLEM_MEDIA_TYPE, **problem.headers}
-    await _send(send, problem.status, _encode(describe(problem)), headers)
+    await _send(send, problem.status, _encode(describe(problem)), encode_headers(headers))
 
 
-async def _send(send: Send, status: int, body: bytes, headers: Mapping[str, str]) -> None:
-    lines = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+def encode_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Return headers as ASGI wants them."""
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+
+
+async def _send(send: Send, status: int, body: bytes, lines: list[tuple[bytes, bytes]]) -> None:
     lines.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": lines})
     await send({"type": "http.response.body", "body": body})

@@ -32,7 +32,8 @@ class ClientGone(Exception):
 
 async def read_body(headers: Mapping[str, str], receive: Receive, *, max_bytes: int) -> bytes:
     """Return the whole body, at most `max_bytes`. Raises UnsupportedMedia, TooLarge, ClientGone."""
-    if headers.get("content-encoding", "identity").lower() != "identity":
+    encoding = headers.get("content-encoding")
+    if encoding is not None and encoding.lower() != "identity":
         raise UnsupportedMedia("send the body as it is, without a Content-Encoding")
     length = headers.get("content-length", "0")
     if length.isdigit() and int(length) > max_bytes:

@@ -106,13 +106,15 @@ class Sending:
         self._ones: dict[str, Handle] = dict.fromkeys(MEDIA_TYPES, self._send_one)
         self._batches: dict[str, Handle] = dict.fromkeys(MEDIA_TYPES, self._send_many)
 
-    async def send(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        """`POST /v1/notifications`: answered after the commit."""
-        await self._serve(scope, receive, send, self._ones)
+    # These two return the coroutine rather than being one: each that waits in another costs at every turn of it.
 
-    async def send_batch(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+    def send(self, scope: AsgiScope, receive: Receive, send: Send) -> Awaitable[None]:
+        """`POST /v1/notifications`: answered after the commit."""
+        return self._serve(scope, receive, send, self._ones)
+
+    def send_batch(self, scope: AsgiScope, receive: Receive, send: Send) -> Awaitable[None]:
         """`POST /v1/notifications/batch`: all or nothing."""
-        await self._serve(scope, receive, send, self._batches)
+        return self._serve(scope, receive, send, self._batches)
 
     async def _serve(
         self,
@@ -159,7 +161,7 @@ class Sending:
     async def _send_one(self, incoming: "Incoming", send: Send) -> None:
         request = self._single.decode(incoming.body, incoming.codec)
         # Before it is checked against what may have changed since: the limits, the clock, a topic's subscribers.
-        if (known := await self._recall(incoming)) is not None:
+        if incoming.key is not None and (known := await self._recall(incoming)) is not None:
             await answer_sent(send, known)
             return
         checker = self._checker(incoming)
@@ -179,7 +181,7 @@ class Sending:
         request = self._batch.decode(incoming.body, incoming.codec)
         if len(request.notifications) > self._services.settings.max_batch:
             raise TooLarge(f"a batch holds at most {self._services.settings.max_batch} notifications")
-        if (known := await self._recall(incoming)) is not None:
+        if incoming.key is not None and (known := await self._recall(incoming)) is not None:
             await answer(send, 201, BatchSent(list(known.ids)), known.headers)
             return
         checker = self._checker(incoming)
