@@ -21,7 +21,7 @@ from litestar import Litestar, asgi
 from litestar.config.cors import CORSConfig
 from litestar.di import Provide
 
-from notify import __version__
+from notify import __version__, clock
 from notify.api.admin import HANDLERS as ADMIN_HANDLERS
 from notify.api.answers import handle_exception
 from notify.api.assets import client_asset
@@ -298,9 +298,10 @@ class Application:
 
     def _wake(self, store: Store, pusher: Pusher, payload: str) -> None:
         """Take wake-ups; hand over what they carry."""
+        now = clock.now()
         for user, rest in split_wakes(payload):
             if user in self.hub:
-                head, carried = read_wake(rest)
+                head, carried = read_wake(rest, now)
                 if carried is None:
                     self.hub.wake(user, head)
                 else:

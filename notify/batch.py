@@ -24,7 +24,6 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import structlog
@@ -85,22 +84,45 @@ def no_keys(_item: object) -> Collection[Hashable]:
     return ()
 
 
-@dataclass(eq=False, slots=True)
+def one(_item: object) -> int:
+    """For lanes whose items weigh the same."""
+    return 1
+
+
 class _Pending(Generic[ItemT, ResultT]):
-    item: ItemT
-    weight: int
-    keys: Collection[Hashable]
-    done: asyncio.Future[ResultT]
-    since: float = field(default_factory=time.monotonic)
+    __slots__ = ("_answered", "done", "item", "keys", "since", "weight")
+
+    def __init__(
+        self,
+        item: ItemT,
+        weight: int,
+        keys: Collection[Hashable],
+        done: asyncio.Future[ResultT],
+        answered: Callable[[], None],
+    ) -> None:
+        self.item = item
+        self.weight = weight
+        self.keys = keys
+        self.done = done
+        self.since = time.monotonic()
+        self._answered: Callable[[], None] | None = answered
 
     def succeed(self, result: ResultT) -> None:
-        if not self.done.done():
+        self._count()
+        if not self.done.done():  # its caller may have left
             self.done.set_result(result)
 
     def fail(self, error: BaseException) -> None:
+        self._count()
         if not self.done.done():
             self.done.set_exception(error)
             self.done.exception()  # seen: a caller that left must not make asyncio complain
+
+    def _count(self) -> None:
+        """Tell the lane, once."""
+        answered, self._answered = self._answered, None
+        if answered is not None:
+            answered()
 
 
 class Lane(Generic[ItemT, ResultT]):
@@ -110,9 +132,9 @@ class Lane(Generic[ItemT, ResultT]):
     described above. Up to `flights` statements run at once: the next one leaves when there is more than one takes, or when
     those aloft have kept an item waiting for PATIENCE_SECONDS. Each takes up to `max_items` and `max_weight` (whatever
     `weigh` counts: rows, bytes); `capacity` items may wait. Items that share a key never fly in two flights at the same time,
-    so that two batches of one process don't wait for each other. `merge` joins an item with one still queued under
-    the same `identity`. `probe` tells which keys are blocked at the moment. `repeats` says that a batch may be done
-    twice: it is repeated until it succeeds. Use as an async context manager: leaving it waits for what is in flight.
+    so that two batches of one process don't wait for each other. `probe` tells which keys are blocked at the moment. `repeats`
+    says that a batch may be done twice: it is repeated until it succeeds. Use as an async context manager: leaving it waits
+    for what is in flight.
     """
 
     def __init__(  # noqa: PLR0913 - the properties of a lane, by keyword
@@ -124,10 +146,8 @@ class Lane(Generic[ItemT, ResultT]):
         max_items: int = 200,
         max_weight: int = 1_000_000,
         capacity: int = 10_000,
-        weigh: Callable[[ItemT], int] | None = None,
+        weigh: Callable[[ItemT], int] = one,
         keys: Callable[[ItemT], Collection[Hashable]] = no_keys,
-        identity: Callable[[ItemT], Hashable] | None = None,
-        merge: Callable[[ItemT, ItemT], ItemT] | None = None,
         probe: Callable[[Collection[Hashable]], Awaitable[Collection[Hashable]]] | None = None,
         repeats: bool = False,
     ) -> None:
@@ -139,12 +159,9 @@ class Lane(Generic[ItemT, ResultT]):
         self._capacity = capacity
         self._weigh = weigh
         self._keys = keys
-        self._identity = identity
-        self._merge = merge
         self._probe = probe
         self._repeats = repeats
         self._queue: deque[_Pending[ItemT, ResultT]] = deque()
-        self._queued: dict[Hashable, _Pending[ItemT, ResultT]] = {}
         self._parked: list[_Pending[ItemT, ResultT]] = []
         self._unseen: deque[_Pending[ItemT, ResultT]] = deque()  # parked, too: held by something the probe can't see
         self._busy: set[Hashable] = set()
@@ -193,39 +210,28 @@ class Lane(Generic[ItemT, ResultT]):
 
     async def submit(self, item: ItemT) -> ResultT:
         """Carry out an item and return its result. Cancelling this cancels no batch. Raises what `put` and `run` do."""
-        return await asyncio.shield(self.put(item))
+        return await self.put(item)
 
     def put(self, item: ItemT) -> asyncio.Future[ResultT]:
-        """Queue an item and return the future of its result, which nobody has to await, and nobody may cancel.
+        """Queue an item and return the future of its result, which nobody has to await. Cancelling it takes nothing back.
 
         Raises Unavailable when the lane is full or closed.
         """
-        identity = self._identity(item) if self._identity else None
-        if identity is not None and self._merge and (queued := self._queued.get(identity)):
-            queued.item = self._merge(queued.item, item)
-            return queued.done
         if self._closed:
             raise Unavailable("the service is shutting down; nothing was accepted")
         if self._owed >= self._capacity:
             raise Unavailable("too much is waiting to be stored; nothing was accepted, try again in a moment")
-        pending: _Pending[ItemT, ResultT] = _Pending(
-            item,
-            self._weigh(item) if self._weigh else 1,
-            self._keys(item),
-            asyncio.get_running_loop().create_future(),
-        )
+        done: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
+        pending = _Pending(item, self._weigh(item), self._keys(item), done, self._settle)
         self._owed += 1
-        pending.done.add_done_callback(self._settle)
         if self._blocked and not self._blocked.isdisjoint(pending.keys):
             self._park([pending])
         else:
             self._queue.append(pending)
-            if identity is not None:
-                self._queued[identity] = pending
             self._launch(patient=True)
-        return pending.done
+        return done
 
-    def _settle(self, _done: "asyncio.Future[ResultT]") -> None:
+    def _settle(self) -> None:
         self._owed -= 1
 
     def _launch(self, *, patient: bool = False) -> None:
@@ -271,9 +277,6 @@ class Lane(Generic[ItemT, ResultT]):
                 continue
             taken.append(pending)
             weight += pending.weight
-        if self._identity:
-            for pending in taken:
-                self._queued.pop(self._identity(pending.item), None)
         for pending in taken:
             self._busy.update(pending.keys)
         return taken

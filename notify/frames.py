@@ -6,6 +6,7 @@ client's frame are ignored, so that clients may be newer than the service.
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, ClassVar, Protocol
 from uuid import UUID
 
@@ -22,6 +23,9 @@ SUBPROTOCOL_JSON = "notify.v1"
 SUBPROTOCOL_MSGPACK = "notify.v1.msgpack"
 MAX_SEQS = 1_000
 """Seqs that one read mark names at most: what fits an inbound frame with room to spare."""
+
+QUOTED = 512
+"""Types and producers whose JSON is remembered: 255 characters at most, and few of them are what most notifications have."""
 
 Seq = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Seqs = Annotated[list[Seq], Meta(min_length=1, max_length=MAX_SEQS)]
@@ -271,6 +275,25 @@ CODECS: dict[str, WireCodec] = {SUBPROTOCOL_JSON: JsonCodec(), SUBPROTOCOL_MSGPA
 def write_time(moment: datetime) -> str:
     """Return a time as RFC 3339 in UTC: text in both codecs, so that both say the same."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+@lru_cache(QUOTED)
+def quote(text: str) -> str:
+    """Return a text as JSON writes it. Types and producers come again and again."""
+    return msgspec.json.encode(text).decode()
+
+
+def write_notification(  # noqa: PLR0913 - a frame's fields
+    seq: int, *, identity: str, kind: str, data: str, source: str, created_at: str
+) -> str:
+    """Return the frame of a notification without a context just as JsonCodec writes it, from what is text already.
+
+    By hand, because every live notification passes here: through objects it takes five times as long.
+    """
+    return (
+        f'{{"op":"notification","seq":{seq},"id":"{identity}","type":{quote(kind)},"data":{data},'
+        f'"source":{quote(source)},"created_at":"{created_at}"}}'
+    )
 
 
 def frame_entry(entry: Entry, codec: WireCodec) -> ServerFrame:

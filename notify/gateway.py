@@ -72,6 +72,11 @@ class WebSocket:
         """Write a message if that needs no waiting; tell whether it was done."""
         return self._transport is not None and self._transport.send_now(message)
 
+    def listen(self, take: Callable[[str | bytes], bool]) -> None:
+        """Have messages looked at as soon as they come; what `take` takes is not received any more."""
+        if self._transport is not None:
+            self._transport.listen(take)
+
     async def receive(self) -> str | bytes:
         """Return the next message. Raises PeerGone."""
         message = await self._receive()

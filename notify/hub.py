@@ -27,7 +27,13 @@ class Delivery(Protocol):
     """An entry that came along with its wake-up, encoded once for each way it is written."""
 
     seq: int
-    entry: Entry
+    queued_at: float
+    """When it was numbered, in unix seconds."""
+
+    @property
+    def entry(self) -> Entry:
+        """All there is to it."""
+        ...
 
     def encode(self, codec: WireCodec) -> str | bytes:
         """Return the frame as it goes on the wire. Raises what the codec raises."""

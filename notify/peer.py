@@ -1,5 +1,6 @@
 """The other side of a connection, as a session needs it. Knows no framework."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from notify.errors import Close, NotifyError
@@ -18,6 +19,10 @@ class Socket(Protocol):
 
     def send_now(self, message: str | bytes) -> bool:
         """Write a message if that needs no waiting; tell whether it was done."""
+        ...
+
+    def listen(self, take: Callable[[str | bytes], bool]) -> None:
+        """Have messages looked at as soon as they come; what `take` takes is not received any more."""
         ...
 
     async def receive(self) -> str | bytes:

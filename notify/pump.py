@@ -164,8 +164,14 @@ class Pump:
         if not self._socket.send_now(message):
             return False
         self._quiet_since = time.monotonic()
-        part = Part(delivery.seq, [message], [delivery.entry])
-        self._count(part.entries, self._pass(part))
+        self._position = delivery.seq
+        self._store.activity.count_delivery(clock.now() - delivery.queued_at)
+        if self._auto_ack:
+            self._store.activity.count_acks(1)
+        else:
+            self._window.add(delivery.seq, len(message), delivery.queued_at)
+        if tracing.active is not None:
+            trace_delivery(delivery.entry, 0.0)
         if not self._window:
             self._settle()
         return True
@@ -243,7 +249,7 @@ class Pump:
             settled = min(settled, acked)
         if settled > self._acked:
             self._acked = settled
-            self._store.mailboxes.ack(self._user, self._device, settled)
+            self._store.mailboxes.acking.put(self._user, self._device, settled)
 
     # The task
 
@@ -360,8 +366,7 @@ class Pump:
     def _count(self, entries: Sequence[Entry], accepted: Sequence[float]) -> None:
         now, took = clock.now(), time.monotonic() - self._quiet_since
         for entry, moment in zip(entries, accepted, strict=True):
-            if entry.context is not None and tracing.active is not None:
-                tracing.active.deliver(entry.context, entry.notification_id, entry.seq, took)
+            trace_delivery(entry, took)
             if entry.kind is Kind.NOTIFICATION and entry.queued_at is not None:
                 self._store.activity.count_delivery(now - moment if moment else None)
                 if self._auto_ack:
@@ -388,3 +393,9 @@ class Pump:
             await self._write(self._codec.encode(frame))
         self._writing_since = time.monotonic()
         await self._socket.close(close)
+
+
+def trace_delivery(entry: Entry, took: float) -> None:
+    """Tell whoever traces of an entry whose writing took so many seconds, if it belongs to a trace."""
+    if entry.context is not None and tracing.active is not None:
+        tracing.active.deliver(entry.context, entry.notification_id, entry.seq, took)

@@ -16,7 +16,7 @@ from msgspec import UNSET, UnsetType
 from notify import clock
 from notify.auth import Identity, Scope
 from notify.batch import Interrupted
-from notify.errors import Close, InvalidToken, Problem, SessionClosed
+from notify.errors import Close, InvalidToken, NotifyError, Problem, SessionClosed
 from notify.frames import (
     Ack,
     Auth,
@@ -152,6 +152,7 @@ class Session:
         hub.add(self)
         try:
             await self._open(resume)
+            self._socket.listen(self._take)
             while True:
                 await self._handle(await self._socket.receive())
                 await self._moderate()
@@ -195,6 +196,14 @@ class Session:
         return max(0, int(self._identity.expires_at - clock.now()))
 
     # The reader
+
+    def _take(self, message: str | bytes) -> bool:
+        """Do what needs no waiting, and no moderation: an ack of something new. Tells whether it was one."""
+        try:
+            frame = self._codec.decode(message)
+        except NotifyError:
+            return False  # the reader answers it
+        return isinstance(frame, Ack) and self._pump.acknowledge(frame.seq)
 
     async def _handle(self, message: str | bytes) -> None:
         try:

@@ -79,6 +79,9 @@ class EventStream:
         """Leave it to `send`."""
         return False
 
+    def listen(self, _take: Callable[[str | bytes], bool]) -> None:
+        """Do nothing: no message ever comes."""
+
     async def receive(self) -> str | bytes:
         """Wait for the peer to go: it has nothing to say here. Raises PeerGone."""
         while (await self._receive())["type"] != "http.disconnect":

@@ -5,7 +5,7 @@ Promises that nothing a peer sends or leaves unread grows in memory, and that no
 
 import asyncio
 from asyncio import TimerHandle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from uvicorn.protocols.utils import ClientDisconnected
@@ -13,7 +13,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.protocol import State
 
 from notify.errors import InvalidRequest
-from notify.server.framing import read_frames, write_frames
+from notify.server.framing import read_frames, write_frame, write_frames
 from notify.server.limits import Config
 from notify.server.transport import Transport, say_goodbye, write_response
 
@@ -49,6 +49,10 @@ class SocketTransport(Transport):
         """Let go of what only the beginning of a connection needed: a quarter of what an idle socket costs."""
         self._protocol.forget_handshake()
 
+    def listen(self, take: Callable[[str | bytes], bool]) -> None:
+        """Have small messages looked at as soon as they come; what `take` takes, `receive` never tells of."""
+        self._protocol.take = take
+
     async def send_messages(self, messages: Sequence[str | bytes]) -> None:
         """Write messages in one go, once the peer has read enough of what was sent before. Raises ClientDisconnected."""
         await self._protocol.send_messages(messages)
@@ -71,6 +75,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._lesser = 0
         self._lesser_since = 0.0
         self._resting: TimerHandle | None = None
+        self.take: Callable[[str | bytes], bool] | None = None
+        """Who looks at small messages before they are queued for `receive`."""
 
     def data_received(self, data: bytes) -> None:
         """Parse, as far as it is fair to everybody else. A handshake that can't be read gets an answer."""
@@ -130,6 +136,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """End."""
         if self._resting is not None:
             self._resting.cancel()
+        self.take = None
         super().connection_lost(exc)
 
     async def receive(self) -> Any:
@@ -142,8 +149,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         return message
 
     def _hand_on(self, messages: Sequence[str | bytes]) -> None:
-        """Hand on small messages that needed no parser."""
+        """Hand on small messages that needed no parser: at once what is taken so, in the order they came."""
         for message in messages:
+            if self.take is not None and self.queue.empty() and self.take(message):
+                continue
             kind = "text" if isinstance(message, str) else "bytes"
             self.queue.put_nowait({"type": "websocket.receive", kind: message})  # type: ignore[arg-type]  # either kind
         if not self.read_paused and self.queue.qsize() >= MAX_WAITING:
@@ -229,7 +238,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Write a whole message if the peer keeps up with reading; tell whether it was done."""
         if not (self.writable.is_set() and self._is_open()):
             return False
-        self.transport.write(write_frames((message,)))
+        self.transport.write(write_frame(message))
         return True
 
     def _is_open(self) -> bool:

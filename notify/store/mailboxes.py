@@ -7,16 +7,15 @@ All three lanes may be repeated, so an outage delays a session and never fails i
 import asyncio
 import hashlib
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from contextlib import suppress
 from uuid import UUID
 
 import msgspec
 
-from notify.batch import Blocked, Interrupted, Lane
+from notify.batch import Interrupted, Lane
 from notify.errors import Unavailable
 from notify.model import Codec, Entry, Kind, Page, Standing
-from notify.store.database import Database, Row, patiently
-from notify.tracing import spanning_ack
+from notify.store.acks import Acks
+from notify.store.database import PATIENCE_SECONDS, Database, Row
 
 PAGE_ENTRIES = 100
 """Entries a page holds at most: enough to be efficient, few enough for a thousand sessions to take turns."""
@@ -28,19 +27,8 @@ FETCH_FLIGHTS = 2
 FETCH_ITEMS = 100
 """Pages a statement fetches at most; with PAGE_BYTES it bounds what one answer can weigh."""
 
-HELD_SECONDS = 0.1
-"""Pause before an ack is tried again whose cursor somebody held."""
-
 UNBOUNDED = 1_000_000
 """Capacity of lanes whose callers are bounded already: by the connections of the process."""
-
-
-class Ack(msgspec.Struct, frozen=True):
-    """A device has acknowledged everything up to `seq`."""
-
-    user: str
-    device: str
-    seq: int
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -59,20 +47,14 @@ class Position(msgspec.Struct, frozen=True):
     size: int
 
 
-def later(one: Ack, other: Ack) -> Ack:
-    """Acks are cumulative: of two for a device the further one says it all."""
-    return other if other.seq > one.seq else one
-
-
 class Mailboxes:
-    """The lanes of reading: opening, fetching and acknowledging."""
+    """The lanes of reading: opening and fetching; and the acks."""
 
     def __init__(
         self, database: Database, *, max_devices: int, on_ack: Callable[[Iterable[str]], None] = lambda _users: None
     ) -> None:
         self._database = database
         self._max_devices = max_devices
-        self._on_ack = on_ack
         self.epoch = ""
         self.opening = Lane[Place, Standing](
             "open",
@@ -86,16 +68,7 @@ class Mailboxes:
         self.fetching = Lane[Position, Page](
             "fetch", self._fetch, flights=FETCH_FLIGHTS, max_items=FETCH_ITEMS, capacity=UNBOUNDED, repeats=True
         )
-        self.acking = Lane[Ack, bool](
-            "ack",
-            self._move,
-            max_items=500,
-            capacity=UNBOUNDED,
-            identity=lambda ack: (ack.user, ack.device),
-            merge=later,
-            keys=lambda ack: ((ack.user, ack.device),),
-            repeats=True,
-        )
+        self.acking = Acks(database, on_ack)
 
     async def open(self, user: str, device: str) -> Standing:
         """Return where a device stands; its cursor and mailbox exist from now on."""
@@ -105,33 +78,19 @@ class Mailboxes:
         """Return what follows `after` in a mailbox: up to so many entries and bytes of data, but at least one entry."""
         return await self.fetching.submit(Position(user, after, min(entries, PAGE_ENTRIES), min(size, PAGE_BYTES)))
 
-    def ack(self, user: str, device: str, seq: int) -> None:
-        """Move a device's cursor, soon. Waiting for it is of no use to anyone: a lost ack is a repeated delivery."""
-        self._put_ack(Ack(user, device, seq))
-
     async def acknowledge(self, user: str, device: str, seq: int) -> None:
         """Move a device's cursor and return once that is down; beyond the head it means nothing.
 
-        Raises Unavailable when somebody holds it for too long.
+        Raises Unavailable when somebody holds it for too long: it moves as soon as it is let go.
         """
         # Looked at first: it may travel as one with an ack of the device's session, which must not be lost with it.
         if seq > (await self.read_heads((user,))).get(user, 0):
             return
-
-        async def attempt() -> None:
-            if not await self.acking.submit(Ack(user, device, seq)):
-                raise Blocked("somebody holds the cursor")
-
-        await patiently(attempt)
-
-    def _put_ack(self, ack: Ack) -> None:
-        with suppress(Unavailable):  # leaving: the device will get it again
-            self.acking.put(ack).add_done_callback(lambda done: self._repeat_held(ack, done))
-
-    def _repeat_held(self, ack: Ack, done: "asyncio.Future[bool]") -> None:
-        """Try an ack again whose cursor somebody held."""
-        if not done.cancelled() and done.exception() is None and not done.result():
-            asyncio.get_running_loop().call_later(HELD_SECONDS, self._put_ack, ack)
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await self.acking.flush(user, device, seq)
+        except TimeoutError:
+            raise Unavailable("somebody holds the mailbox; the ack will be stored when it is free") from None
 
     async def read_heads(self, users: Sequence[str]) -> dict[str, int]:
         """Return the heads of those of these mailboxes that exist."""
@@ -197,15 +156,6 @@ class Mailboxes:
             assemble(position, *heads.get(order, (0, 0)), entries.get(order, []))
             for order, position in enumerate(positions, 1)
         ]
-
-    async def _move(self, acks: Sequence[Ack]) -> Sequence[bool]:
-        """Move cursors; return for each whether it is done with, or held by somebody."""
-        with spanning_ack(len(acks)):
-            held: Sequence[int] = await self._database.value(
-                "move_cursors", [ack.user for ack in acks], [ack.device for ack in acks], [ack.seq for ack in acks]
-            )
-        self._on_ack(ack.user for ack in acks)
-        return [place not in held for place in range(1, len(acks) + 1)]
 
     async def _probe(self, keys: Collection[Hashable]) -> Collection[Hashable]:
         found: list[str] = await self._database.value("blocked_users", list(keys))

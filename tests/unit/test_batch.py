@@ -346,37 +346,6 @@ async def test_a_caller_that_leaves_does_not_take_its_batch_along() -> None:
     assert statement.batches == [["a", "b"]]
 
 
-async def test_items_of_one_identity_that_still_wait_become_one() -> None:
-    statement = Statement(held=True)
-
-    def longer(one: str, other: str) -> str:
-        return max(one, other, key=len)
-
-    async with bounded(), Lane("test", statement.run, identity=owner, merge=longer) as lane:
-        first = lane.put("x")
-        await statement.began.wait()
-        merged = [lane.put(item) for item in ("ann.1", "ann.333", "ann.22", "bob.1")]
-        statement.gate.set()
-        assert await asyncio.gather(first, *merged) == ["X", "ANN.333", "ANN.333", "ANN.333", "BOB.1"]
-    assert statement.batches == [["x"], ["ann.333", "bob.1"]]
-
-
-async def test_a_caller_that_leaves_does_not_take_along_who_was_joined_with_it() -> None:
-    statement = Statement(held=True)
-    async with bounded(), Lane("test", statement.run, identity=owner, merge=max) as lane:
-        first = lane.put("x")
-        await statement.began.wait()
-        leaving = asyncio.create_task(lane.submit("ann.1"))
-        staying = asyncio.create_task(lane.submit("ann.2"))
-        await until(lambda: len(lane) == 2)
-        await asyncio.sleep(0)  # the second has joined the first
-        leaving.cancel()
-        await asyncio.wait({leaving})
-        statement.gate.set()
-        assert await first == "X"
-        assert await staying == "ANN.2"
-
-
 async def test_what_comes_during_a_flight_leaves_together_when_it_lands() -> None:
     statement = Statement(held=True)
     async with bounded(), Lane("test", statement.run, flights=3) as lane:
