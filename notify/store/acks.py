@@ -52,7 +52,7 @@ class Acks:
         self._waiting: dict[Device, int] = {}
         self._aloft: dict[Device, int] = {}
         self._held: dict[Device, int] = {}
-        self._flushing: dict[Device, list[asyncio.Future[None]]] = {}
+        self._flushing: dict[Device, list[tuple[int, asyncio.Future[None]]]] = {}
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._sizes = metrics.BATCH_ITEMS.labels(LANE)
@@ -68,7 +68,7 @@ class Acks:
         if self._closed:
             return
         key = (user, device)
-        if seq > self._waiting.get(key, 0):
+        if seq > self._waiting.get(key, -1):
             self._waiting[key] = seq
         if self._task is None:
             self._start()
@@ -79,7 +79,7 @@ class Acks:
             raise Unavailable("the service is shutting down; the ack was not stored")
         self.put(user, device, seq)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._flushing.setdefault((user, device), []).append(done)
+        self._flushing.setdefault((user, device), []).append((seq, done))
         await done
 
     async def close(self, timeout: float = CLOSE_SECONDS) -> None:  # noqa: ASYNC109 - the bound of the drain, the caller's to choose
@@ -91,7 +91,7 @@ class Acks:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
-        for done in chain.from_iterable(self._flushing.values()):
+        for _seq, done in chain.from_iterable(self._flushing.values()):
             if not done.done():
                 done.set_exception(Unavailable("the service is shutting down; whether the ack was stored is not known"))
         self._flushing.clear()
@@ -101,23 +101,19 @@ class Acks:
         try:
             while self._waiting:
                 self._take()
-                flushing = {device: self._flushing.pop(device) for device in self._aloft if device in self._flushing}
                 try:
                     held = await self._move(self._aloft)
                 except Exception as error:
                     unknown = not isinstance(error, NotifyError)
                     log.warning("acks.delayed", devices=len(self._aloft), reason=str(error), exc_info=unknown)
                     self._wait_again(self._aloft)
-                    self._flush_again(flushing)
                     await asyncio.sleep(next(pauses))
                     continue
+                down, self._aloft = self._aloft, {}
                 if held:
-                    self._hold({device: self._aloft[device] for device in held})
-                    self._flush_again({device: flushing.pop(device) for device in held if device in flushing})
-                self._aloft = {}
-                for done in chain.from_iterable(flushing.values()):
-                    if not done.done():
-                        done.set_result(None)
+                    self._hold({device: down.pop(device) for device in held})
+                if self._flushing:
+                    self._tell(down)
                 pauses = iter_pauses()
         finally:
             self._task = None
@@ -164,9 +160,15 @@ class Acks:
         for device, seq in acks.items():
             self._waiting[device] = max(seq, self._waiting.get(device, 0))
 
-    def _flush_again(self, flushing: Mapping[Device, list[asyncio.Future[None]]]) -> None:
-        for device, waiting in flushing.items():
-            self._flushing[device] = [*waiting, *self._flushing.get(device, ())]
+    def _tell(self, acks: Mapping[Device, int]) -> None:
+        """Answer those who wait for what is down now."""
+        for device in self._flushing.keys() & acks.keys():
+            waiting = self._flushing.pop(device)
+            for seq, done in waiting:
+                if seq <= acks[device] and not done.done():
+                    done.set_result(None)
+            if later := [(seq, done) for seq, done in waiting if not done.done()]:
+                self._flushing[device] = later
 
     def _hold(self, acks: Mapping[Device, int]) -> None:
         """Let those whose cursor is held wait apart, so that nobody asks for it again and again."""

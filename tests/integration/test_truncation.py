@@ -97,7 +97,7 @@ async def test_a_session_that_does_not_acknowledge_is_told_of_what_it_missed(dat
         await service.send_many("alice", 2)
         await alice.take_notifications(2)
         await service.send_many("alice", 10, first=2)
-        await alice.ack(2)
+        await alice.say({"op": "ack", "seq": 2})
         frames = [await alice.take() for _ in range(3)]
     assert frames[0] == {"op": "truncated", "from": 3, "to": 7}
     assert [frame["data"] for frame in frames[1:]] == [7, 8]

@@ -1,0 +1,107 @@
+"""Acks on their way: the furthest of a device says it all, none is let go before it is down, one that is held holds up nobody."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+
+from notify.batch import Blocked, Interrupted, Poisoned
+from notify.errors import Unavailable
+from notify.store.acks import Acks
+from notify.store.database import Database
+from tests.service import until
+
+
+class Cursors:
+    """A database that moves cursors once its gate is open; `trouble` says what comes of the next statements."""
+
+    def __init__(self, *trouble: Exception | Sequence[int]) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.statements: list[dict[tuple[str, str], int]] = []
+        self._trouble = list(trouble)
+
+    async def value(self, _name: str, users: list[str], devices: list[str], seqs: list[int]) -> Sequence[int]:
+        self.statements.append(dict(zip(zip(users, devices, strict=True), seqs, strict=True)))
+        await self.gate.wait()
+        trouble = self._trouble.pop(0) if self._trouble else ()
+        if isinstance(trouble, Exception):
+            raise trouble
+        return trouble
+
+
+def acks_on(cursors: Cursors, told: list[str] | None = None) -> Acks:
+    """Return the acks of a process whose database that is."""
+    return Acks(cast("Database", cast("Any", cursors)), (told if told is not None else []).extend)
+
+
+async def test_what_waits_is_the_furthest_of_each_device_and_leaves_in_one_statement() -> None:
+    cursors, told = Cursors(), list[str]()
+    cursors.gate.clear()
+    acks = acks_on(cursors, told)
+    acks.put("ann", "phone", 1)
+    await until(lambda: bool(cursors.statements))
+    for user, device, seq in (("ann", "phone", 4), ("bob", "phone", 2), ("ann", "phone", 3), ("ann", "desk", 7)):
+        acks.put(user, device, seq)
+    assert len(acks) == 4
+    cursors.gate.set()
+    await acks.close()
+    assert cursors.statements == [
+        {("ann", "phone"): 1},
+        {("ann", "phone"): 4, ("bob", "phone"): 2, ("ann", "desk"): 7},
+    ]
+    assert told == ["ann", "ann", "bob", "ann"]
+    assert not len(acks)
+
+
+@pytest.mark.parametrize(
+    "trouble", [Interrupted("the connection broke"), Blocked("deadlocked"), ZeroDivisionError("ours")]
+)
+async def test_an_ack_whose_statement_failed_is_repeated_with_what_came_since(trouble: Exception) -> None:
+    cursors = Cursors(trouble)
+    acks = acks_on(cursors)
+    flushed = asyncio.create_task(acks.flush("ann", "phone", 1))
+    await until(lambda: len(cursors.statements) == 1)
+    acks.put("ann", "phone", 2)
+    async with asyncio.timeout(5):
+        await flushed
+    assert cursors.statements[-1] == {("ann", "phone"): 2}
+    await acks.close()
+
+
+async def test_an_ack_that_is_held_is_tried_again_and_others_do_not_wait_for_it() -> None:
+    cursors = Cursors([2])
+    acks = acks_on(cursors)
+    async with asyncio.timeout(5):
+        held = asyncio.create_task(acks.flush("bob", "phone", 1))
+        await asyncio.gather(acks.flush("ann", "phone", 0), acks.flush("cid", "phone", 3))
+    # Who was first is first in the statement: bob, ann, cid; the second is held.
+    async with asyncio.timeout(5):
+        await held
+    assert sum(("ann", "phone") in statement for statement in cursors.statements) == 2
+    assert sum(("bob", "phone") in statement for statement in cursors.statements) == 1
+    await acks.close()
+
+
+async def test_a_bad_ack_takes_no_other_along() -> None:
+    bad = Poisoned("a value that PostgreSQL can't take")
+    cursors = Cursors(bad, (), bad)
+    acks = acks_on(cursors)
+    acks.put("ann", "phone", 1)
+    acks.put("bad", "phone", 1)
+    await acks.close()
+    assert cursors.statements[1:] == [{("ann", "phone"): 1}, {("bad", "phone"): 1}]
+
+
+async def test_who_waits_hears_of_the_end() -> None:
+    cursors = Cursors()
+    cursors.gate.clear()
+    acks = acks_on(cursors)
+    flushing = asyncio.create_task(acks.flush("ann", "phone", 1))
+    await until(lambda: bool(cursors.statements))
+    await acks.close(0.01)
+    with pytest.raises(Unavailable):
+        await flushing
+    with pytest.raises(Unavailable):
+        await acks.flush("ann", "phone", 2)
