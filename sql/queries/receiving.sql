@@ -1,6 +1,10 @@
 -- name: look
--- Where mailboxes and the cursors of devices stand. An absent mailbox or cursor is NULL. Primary keys.
-SELECT m.head, m.floor, notify.unread(m.user_id) AS unread, m.born, c.seq, c.removed
+-- Where mailboxes and the cursors of devices stand. An absent mailbox or cursor is NULL. Primary keys; whether anything expired
+-- that was not swept yet, which is seldom, is asked once for all of them: notification_unswept.
+SELECT m.head, m.floor, m.born, c.seq, c.removed,
+       CASE WHEN (
+           SELECT EXISTS (SELECT FROM notify.notification AS n WHERE NOT n.swept AND n.expires_at <= (SELECT clock_timestamp()))
+       ) THEN notify.unread(m.user_id) ELSE m.unread END AS unread
 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS r (user_id, device, ord)
 LEFT JOIN notify.mailbox AS m ON m.user_id = r.user_id
 LEFT JOIN notify.cursor AS c ON c.user_id = r.user_id AND c.device = r.device
