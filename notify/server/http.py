@@ -4,6 +4,7 @@ Promises that a request arrives within its time and size or is refused (400, 431
 """
 
 import asyncio
+import urllib.parse
 from asyncio import TimerHandle
 from typing import Any, cast
 
@@ -11,8 +12,9 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from notify.errors import HeadersTooLarge, InvalidRequest, Problem, Unavailable
+from notify.server.exchange import Exchange
 from notify.server.limits import Config
-from notify.server.transport import Cork, Transport, say_goodbye, write_response
+from notify.server.transport import Transport, say_goodbye, write_response
 
 MAX_LINE_BYTES = 8_000
 """Of one header line of a handshake: the `websockets` library reads lines up to 8,192 bytes, endings included."""
@@ -38,10 +40,12 @@ class HttpProtocol(HttpToolsProtocol):
         self._header_tail = b""  # the end of the headers may come in two packets
         self._idle_bytes = 0
         self._deaf = False
+        self._idle_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's does
         """Start the clock; turn away one connection too many."""
         super().connection_made(transport)
+        self._handle = Transport(transport)
         self._arm(self._limits.header_seconds)
         if len(self.connections) > self._limits.max_connections:
             self._refuse(Unavailable("this process has all the connections it can take", retry_after=2))
@@ -57,7 +61,6 @@ class HttpProtocol(HttpToolsProtocol):
         """Parse, within the limits and the time that the part it belongs to has."""
         if self._deaf or self.transport.is_closing():
             return
-        self._unset_keepalive_if_required()
         self._count(data)
         if self._header_bytes <= self._limits.header_bytes:
             self._feed(data)
@@ -97,24 +100,52 @@ class HttpProtocol(HttpToolsProtocol):
 
         Two hosts end the request (RFC 9112, section 3.2): a proxy could have looked at the other one.
         """
-        if self._in_headers:
-            super().on_header(name, value)
-            if name.lower() == b"host" and sum(known == b"host" for known, _ in self.headers) > 1:
-                raise ValueError("two hosts")  # to the parser, which is not HTTP then
+        if not self._in_headers:
+            return
+        name = name.lower()
+        if name == b"host" and any(known == b"host" for known, _ in self.headers):
+            raise ValueError("two hosts")  # to the parser, which is not HTTP then
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Go on to the body."""
+        """Go on to the body, and call the application, or once what was asked before is answered."""
         self._disarm()
         self._in_headers = False
         self._header_bytes = self._idle_bytes = 0
         self._header_tail = b""
-        super().on_headers_complete()
-        if self.parser.should_upgrade():
-            if self._should_upgrade():
-                return
-            self.cycle.keep_alive = False  # asked for a protocol that isn't spoken here: answered, then closed
-        self.cycle.transport = Cork(self.transport, self.loop)  # type: ignore[assignment]  # as much of one as it uses
-        self.scope["extensions"] = {"notify.transport": Transport(self.transport)}  # type: ignore[dict-item]  # ours
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.scope["http_version"] = version = self.parser.get_http_version()
+        upgrade = self.parser.should_upgrade()
+        if upgrade and self._should_upgrade():
+            return
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        self.scope["path"] = urllib.parse.unquote(path) if "%" in path else path
+        self.scope["raw_path"] = url.path
+        self.scope["query_string"] = url.query or b""
+        self.scope["extensions"] = {"notify.transport": self._handle}  # type: ignore[dict-item]  # ours
+        before = self.cycle
+        self.cycle = Exchange(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            # Who asked for a protocol that isn't spoken here is answered, and the connection closed.
+            keep_alive=version != "1.0" and not upgrade and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
@@ -127,6 +158,36 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_headers = True
         self._idle_bytes = 0
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Go on to what was asked meanwhile; else wait for the next request, for a while.
+
+        One timer serves many requests: it looks at how long the connection has been idle when it ends.
+        """
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._wait_idle(self.timeout_keep_alive)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that has been idle for long enough; look at it again later if it was not."""
+        self.timeout_keep_alive_task = None
+        if self._deadline is not None or not self.cycle.response_complete:
+            return  # busy: the end of its answer starts the clock again
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._wait_idle(left)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _wait_idle(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def handle_websocket_upgrade(self) -> None:
         """Hand over to the WebSocket protocol, unless there is a line longer than that one reads."""

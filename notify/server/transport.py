@@ -25,45 +25,6 @@ class Transport:
         return self._transport.get_write_buffer_size()
 
 
-class Cork:
-    """An answer's transport, which holds back its head until its body comes: one system call instead of two.
-
-    A body that does not come at once, as a stream's, holds up nothing: the head goes out with the loop's next turn.
-    """
-
-    __slots__ = ("_held", "_loop", "_transport")
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._held: bytes | None = None
-
-    def write(self, data: bytes) -> None:
-        """Write; the first part waits for the second, for a turn at most."""
-        if self._held is None:
-            self._held = data
-            self._loop.call_soon(self._flush)
-        elif self._held:
-            held, self._held = self._held, b""
-            self._transport.write(held + data)
-        else:
-            self._transport.write(data)
-
-    def _flush(self) -> None:
-        if self._held:
-            held, self._held = self._held, b""
-            self._transport.write(held)
-
-    def is_closing(self) -> bool:
-        """Tell whether nothing more can be written."""
-        return self._transport.is_closing()
-
-    def close(self) -> None:
-        """Close once all of it is out."""
-        self._flush()
-        self._transport.close()
-
-
 def say_goodbye(transport: asyncio.Transport, last_words: bytes) -> None:
     """Write the last bytes and end the stream, still reading.
 
