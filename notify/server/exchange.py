@@ -16,6 +16,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 FIT = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [^\x00-\x08\x0a-\x1f\x7f]*\r\n)*")
 """Header lines (RFC 9110, section 5): a name is a token, a value has no control character but the tab."""
 
+LINE_PARTS = 4
+"""A name, a colon, a value, and the one end of line that may be in all of them."""
+
 FRAMING = frozenset({b"connection", b"transfer-encoding", b"content-length"})
 """Headers that say where an answer ends, and whether another follows."""
 
@@ -56,7 +59,7 @@ class Exchange(RequestResponseCycle):
                     return None
                 length = int(value)
         head = b"".join(lines)
-        if length is None or FIT.fullmatch(head) is None:
+        if length is None or FIT.fullmatch(head) is None or head.count(b"\r\n") * LINE_PARTS != len(lines):
             return None
         self._length = length
         defaults = [name + b": " + value + b"\r\n" for name, value in self.default_headers]

@@ -23,6 +23,71 @@ from tests.edge import (
     until,
 )
 
+# ---------------------------------------------------------------- answers and the time between two
+
+
+@served
+async def test_an_answer_leaves_in_one_piece_and_the_connection_stays(edge: Edge) -> None:
+    async with edge.connect() as raw:
+        for _ in range(2):
+            await raw.send(REQUEST + b"\r\n")
+            head = await raw.read(b"\r\n\r\n0")
+            assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b"content-length: 1\r\n" in head
+
+
+@served
+async def test_a_connection_closes_once_it_was_idle_for_long_enough_since_its_last_answer(edge: Edge) -> None:
+    edge.server.config.timeout_keep_alive = 0.2  # type: ignore[assignment]  # uvicorn's type knows whole seconds only
+    now = asyncio.get_running_loop().time
+    async with edge.connect() as raw:
+        started = now()
+        while now() < started + 0.3:  # so the clock of the first answer runs out while there are others
+            await raw.send(REQUEST + b"\r\n")
+            await raw.read(b"\r\n\r\n0")
+            last = now()
+        assert await raw.read_all() == b""
+        assert now() - last >= 0.19
+
+
+@pytest.mark.parametrize("line", [(b"a", b"b\r\nc: d"), (b"a b", b"c"), (b"a", b"b\0")])
+@served
+async def test_a_header_that_would_break_the_answer_is_never_sent(edge: Edge, line: tuple[bytes, bytes]) -> None:
+    refused = asyncio.Event()
+
+    async def break_out(peer: Peer) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": [line, (b"content-length", b"0")]}
+        with pytest.raises(RuntimeError, match="Invalid HTTP header"):
+            await peer.send(start)
+        refused.set()
+        peer.transport.abort()
+        while (await peer.receive())["type"] != "http.disconnect":
+            pass
+
+    edge.handle = break_out
+    async with edge.connect() as raw:
+        await raw.send(REQUEST + b"\r\n")
+        with suppress(ConnectionError):
+            assert await raw.read_all() == b""
+    assert refused.is_set()
+
+
+@served
+async def test_an_application_that_fails_between_head_and_body_is_a_fault(
+    edge: Edge, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(peer: Peer) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"3")]}
+        await peer.send(start)
+        raise ValueError
+
+    edge.handle = fail
+    async with edge.connect() as raw:
+        await raw.send(REQUEST + b"\r\n")
+        assert read_status(await raw.read_all()) == 500
+    caplog.clear()
+
+
 # ---------------------------------------------------------------- requests that don't arrive
 
 
