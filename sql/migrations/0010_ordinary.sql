@@ -203,17 +203,23 @@ BEGIN
        OR cardinality(users) > 1000 OR getdatabaseencoding() <> 'UTF8' THEN
         PERFORM notify.wake(users);
     ELSE
-        -- As notify.tell writes them, in the order at hand.
-        PERFORM pg_notify('notify_wake', string_agg(p.line, E'\n'))
+        -- As notify.tell writes them, in the order at hand, the parts as well.
+        PERFORM pg_notify('notify_wake', t.lines)
         FROM (
-            SELECT l.line, sum(octet_length(l.line) + 1) OVER (ROWS UNBOUNDED PRECEDING) / 6900 AS part
+            SELECT string_agg(p.line, E'\n' ORDER BY p.ord) AS lines
             FROM (
-                SELECT CASE WHEN octet_length(h.line) + octet_length(tails[h.item]) <= 1040
-                       THEN h.line || E'\t' || tails[h.item] ELSE h.line END AS line
-                FROM (SELECT r.u || E'\t' || r.seq AS line, r.item FROM unnest(to_users, seqs, to_items) AS r (u, seq, item) OFFSET 0) AS h
-            ) AS l
-        ) AS p
-        GROUP BY p.part;
+                SELECT l.line, l.ord, sum(octet_length(l.line) + 1) OVER (ORDER BY l.ord ROWS UNBOUNDED PRECEDING) / 6900 AS part
+                FROM (
+                    SELECT CASE WHEN octet_length(h.line) + octet_length(tails[h.item]) <= 1040
+                           THEN h.line || E'\t' || tails[h.item] ELSE h.line END AS line, h.ord
+                    FROM (
+                        SELECT r.u || E'\t' || r.seq AS line, r.item, r.ord
+                        FROM unnest(to_users, seqs, to_items) WITH ORDINALITY AS r (u, seq, item, ord) OFFSET 0
+                    ) AS h
+                ) AS l
+            ) AS p
+            GROUP BY p.part ORDER BY p.part OFFSET 0
+        ) AS t;
     END IF;
 END $$;
 

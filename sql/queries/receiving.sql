@@ -39,28 +39,32 @@ ORDER BY r.ord, p.seq
 -- name: move_cursors
 -- Acknowledges: moves cursors forward, never back and never past the head, and writes down what each move covered.
 -- A cursor that somebody holds (a cancel deciding what is pending) is passed over, so that it holds up nobody else's.
--- Primary keys; answers with the places of those, which are to be tried again.
-WITH asked AS (
-    SELECT c.user_id, c.device, r.seq AS to_seq, r.ord
+-- Primary keys; answers with the places of those, which are to be tried again. Who was passed over is only asked where not all moved.
+WITH held AS (
+    SELECT c.user_id, c.device, c.seq AS after_seq, r.seq AS to_seq, r.ord
     FROM unnest($1::text[], $2::text[], $3::bigint[]) WITH ORDINALITY AS r (user_id, device, seq, ord)
     JOIN notify.cursor AS c ON c.user_id = r.user_id AND c.device = r.device
     JOIN notify.mailbox AS m ON m.user_id = r.user_id AND m.head >= r.seq
     WHERE c.seq < r.seq
-), held AS (
-    SELECT c.user_id, c.device, c.seq AS after_seq, a.to_seq, a.ord
-    FROM asked AS a JOIN notify.cursor AS c ON c.user_id = a.user_id AND c.device = a.device
     ORDER BY c.user_id, c.device
     FOR UPDATE OF c SKIP LOCKED
 ), moved AS (
     UPDATE notify.cursor AS c SET seq = h.to_seq, seen_at = now()
-    FROM held AS h WHERE c.user_id = h.user_id AND c.device = h.device AND h.after_seq < h.to_seq
+    FROM held AS h WHERE c.user_id = h.user_id AND c.device = h.device
     RETURNING c.user_id, c.device, h.after_seq, h.to_seq
 ), written AS (
     INSERT INTO notify.ack (user_id, device, to_seq, after_seq, at)
     SELECT v.user_id, v.device, v.to_seq, v.after_seq, clock_timestamp() FROM moved AS v
     RETURNING 1
 )
-SELECT ARRAY(SELECT a.ord::integer FROM asked AS a EXCEPT SELECT h.ord::integer FROM held AS h), (SELECT count(*) FROM written)
+SELECT CASE WHEN (SELECT count(*) FROM held) = cardinality($1::text[]) THEN '{}'::integer[] ELSE ARRAY(
+    SELECT r.ord::integer
+    FROM unnest($1::text[], $2::text[], $3::bigint[]) WITH ORDINALITY AS r (user_id, device, seq, ord)
+    JOIN notify.cursor AS c ON c.user_id = r.user_id AND c.device = r.device
+    JOIN notify.mailbox AS m ON m.user_id = r.user_id AND m.head >= r.seq
+    WHERE c.seq < r.seq
+    EXCEPT SELECT h.ord::integer FROM held AS h
+) END, (SELECT count(*) FROM written)
 
 -- name: read_heads
 -- The heads of some mailboxes, to find out which moved while nobody was listening. Primary key.

@@ -100,6 +100,32 @@ async def test_sends_at_once_share_statements(store: Store, connection: asyncpg.
     assert moments == len(batches)
 
 
+async def test_several_for_the_same_users_in_one_statement_are_numbered_and_told_in_their_order(
+    store: Store, connection: asyncpg.Connection
+) -> None:
+    """Some mailboxes are new, some are not; the order of the recipients is not that of their mailboxes."""
+    await store.sends.send(post("bea"))
+    told: list[str] = []
+    await connection.add_listener("notify_wake", lambda *heard: told.append(heard[-1]))
+    sent = [
+        notification(*to, data=str(n).encode() + b" " * 300)
+        for n, to in enumerate([("cyd", "bea"), ("ann",), ("bea", "ann", "änn"), ("cyd",)] * 8)
+    ]
+    await store.sends.send(Post(sent))
+    lines = [line.split("\t") for part in told for line in part.split("\n")]
+    expected = {user: [item.id for item in sent if user in item.to] for user in ("ann", "bea", "cyd", "änn")}
+    for user, ids in expected.items():
+        first = 2 if user == "bea" else 1
+        page = await store.mailboxes.fetch(user, first - 1, ROOM, SIZE)
+        assert [(entry.seq, entry.notification_id) for entry in page.entries] == list(enumerate(ids, first))
+        assert page.head == first - 1 + len(ids)
+        assert [(int(line[1]), line[3]) for line in lines if line[0] == user] == [
+            (n, str(id_)) for n, id_ in enumerate(ids, first)
+        ]
+    assert len(told) > 1
+    assert max(len(part.encode()) for part in told) < 8_000
+
+
 async def test_a_page_is_bounded_in_entries_and_in_bytes_and_never_empty_before_the_head(store: Store) -> None:
     for _ in range(3):
         await store.sends.send(Post([notification("ann", data=b'"' + b"x" * 60_000 + b'"') for _ in range(5)]))
