@@ -1,7 +1,7 @@
 """What the same PostgreSQL does without us: one row and one NOTIFY, and rows in bulk.
 
 In a schema of its own, made for this and dropped at the end; ordinary logged tables, since a promise to keep
-something is what is being compared.
+something is what is being compared. Each row has an id, a recipient and data of its own, as notifications have.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from typing import TypeAlias
 import asyncpg
 
 from notify.bench.meter import difference, find_parent, read_cpu
+from notify.ids import mint_id
 
 SCHEMA = "notify_bench_floor"
 CHANNEL = "notify_bench_floor"
@@ -24,11 +25,13 @@ WARM_UP = 100
 
 WAIT_SECONDS = 5.0
 MAKE_TABLE = f"""
-    CREATE TABLE {SCHEMA}.row (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, recipient text, data text)"""
+    CREATE TABLE {SCHEMA}.row (id uuid PRIMARY KEY, recipient text, data text)"""
 INSERT_AND_NOTIFY = f"""
-    WITH written AS (INSERT INTO {SCHEMA}.row (recipient, data) VALUES ($1, $2) RETURNING id)
+    WITH written AS (INSERT INTO {SCHEMA}.row (id, recipient, data) VALUES ($1, $2, $3) RETURNING id)
     SELECT pg_notify('{CHANNEL}', id::text) FROM written"""  # noqa: S608 - names of this file
-INSERT_BATCH = f"INSERT INTO {SCHEMA}.row (recipient, data) SELECT u, $2 FROM unnest($1::text[]) AS u"  # noqa: S608 - the same
+INSERT_BATCH = f"""
+    INSERT INTO {SCHEMA}.row (id, recipient, data)
+    SELECT r.id, r.u, r.data FROM unnest($1::uuid[], $2::text[], $3::text[]) AS r (id, u, data)"""  # noqa: S608 - the same
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -57,7 +60,7 @@ async def time_notify(url: str, seconds: float) -> list[float]:
             while time.perf_counter() < end:
                 heard.clear()
                 started = time.perf_counter()
-                statement = asyncio.ensure_future(connection.fetchval(INSERT_AND_NOTIFY, "user", PAYLOAD))
+                statement = asyncio.ensure_future(connection.fetchval(INSERT_AND_NOTIFY, mint_id(), "user", PAYLOAD))
                 async with asyncio.timeout(WAIT_SECONDS):
                     await heard.wait()
                     times.append((time.perf_counter() - started) * 1000)
@@ -73,7 +76,7 @@ async def count_notifies(url: str, seconds: float) -> float:
     async def work(connection: Connection, end: float) -> int:
         done = 0
         while time.perf_counter() < end:
-            await connection.fetchval(INSERT_AND_NOTIFY, "user", PAYLOAD)
+            await connection.fetchval(INSERT_AND_NOTIFY, mint_id(), "user", PAYLOAD)
             done += 1
         return done
 
@@ -92,13 +95,18 @@ async def count_batch_rows(url: str, seconds: float) -> tuple[float, float | Non
     """Return rows a second in batches of BATCH, one commit a batch, over one connection; and PostgreSQL's µs a row."""
     async with prepare(url) as connection:
         users = [f"user-{place}" for place in range(BATCH)]
-        await connection.execute(INSERT_BATCH, users, PAYLOAD)
+        datas = [PAYLOAD] * BATCH
+        await connection.execute(INSERT_BATCH, [mint_id() for _ in users], users, datas)
+        ids = [mint_id() for _ in users]
         backend = await connection.fetchval("SELECT pg_backend_pid()")
         here = find_parent(backend, "postgres") is not None
         before = read_cpu(backend, {}) if here else None
         done, started = 0, time.perf_counter()
         while time.perf_counter() < started + seconds:
-            await connection.execute(INSERT_BATCH, users, PAYLOAD)
+            statement = asyncio.ensure_future(connection.execute(INSERT_BATCH, ids, users, datas))
+            await asyncio.sleep(0)  # it is sent; the next ids are minted while PostgreSQL works
+            ids = [mint_id() for _ in users]
+            await statement
             done += BATCH
         rate = done / (time.perf_counter() - started)
         used = difference(before, read_cpu(backend, {})) if here else None
