@@ -162,6 +162,7 @@ class Session:
             self.leave(closed.close)
         finally:
             hub.remove(self)
+            self._store.mailboxes.acking.hurry(self.user, self.device)
             await self._pump.finish()
 
     async def _open(self, resume: Resume | None) -> None:

@@ -8,7 +8,7 @@ the furthest says it all, so that what waits is bounded by the devices. The path
                │          ├─ held: somebody decides what is pending; tried again after a pause
                └──────────┴─ the statement failed: waits again, the next leaves after a pause
 
-One statement at a time; what comes meanwhile leaves with the next.
+One statement at a time, and the next not at once: what comes meanwhile leaves with it. An ack that comes alone leaves at once.
 """
 
 import asyncio
@@ -34,6 +34,10 @@ LANE = "ack"
 MAX_ITEMS = 500
 """Cursors that a statement moves at most: some 10 ms of PostgreSQL."""
 
+GATHER_SECONDS = 0.01
+"""From one statement to the next, unless somebody is in a hurry: nobody waits for acks, and ten times as many in a statement
+cost half as much each. It made a sixth more single sends of the same two cores."""
+
 HELD_SECONDS = 0.1
 """Pause before an ack is tried again whose cursor somebody held."""
 
@@ -53,6 +57,8 @@ class Acks:
         self._aloft: dict[Device, int] = {}
         self._held: dict[Device, int] = {}
         self._flushing: dict[Device, list[tuple[int, asyncio.Future[None]]]] = {}
+        self._hurried = asyncio.Event()
+        self._left_at = float("-inf")  # when the last statement did
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._sizes = metrics.BATCH_ITEMS.labels(LANE)
@@ -78,13 +84,30 @@ class Acks:
         if self._closed:
             raise Unavailable("the service is shutting down; the ack was not stored")
         self.put(user, device, seq)
+        await self._reach((user, device), seq)
+
+    async def settle(self, user: str, device: str) -> None:
+        """Return once all that a device has acknowledged here is down. Raises Unavailable when the service leaves."""
+        key = (user, device)
+        seq = max(acks.get(key, -1) for acks in (self._waiting, self._aloft, self._held))
+        if seq >= 0:
+            await self._reach(key, seq)
+
+    def hurry(self, user: str, device: str) -> None:
+        """Let no time pass for the acks of a device that leaves: it may come back on another node."""
+        if (user, device) in self._waiting:
+            self._hurried.set()
+
+    async def _reach(self, device: Device, seq: int) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._flushing.setdefault((user, device), []).append((seq, done))
+        self._flushing.setdefault(device, []).append((seq, done))
+        self._hurried.set()
         await done
 
     async def close(self, timeout: float = CLOSE_SECONDS) -> None:  # noqa: ASYNC109 - the bound of the drain, the caller's to choose
         """Take no more; write down what there is, as far as that takes no longer than `timeout` seconds."""
         self._closed = True
+        self._hurried.set()
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=timeout)
         if self._task is not None:
@@ -100,6 +123,7 @@ class Acks:
         pauses = iter_pauses()
         try:
             while self._waiting:
+                await self._gather()
                 self._take()
                 try:
                     held = await self._move(self._aloft)
@@ -117,6 +141,16 @@ class Acks:
                 pauses = iter_pauses()
         finally:
             self._task = None
+
+    async def _gather(self) -> None:
+        """Wait until the next statement may leave."""
+        left = self._left_at + GATHER_SECONDS - time.monotonic()
+        if left > 0 and not self._hurried.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._hurried.wait()
+        self._hurried.clear()
+        self._left_at = time.monotonic()
 
     def _take(self) -> None:
         """Take the next ones, the oldest first."""

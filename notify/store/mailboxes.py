@@ -7,6 +7,7 @@ All three lanes may be repeated, so an outage delays a session and never fails i
 import asyncio
 import hashlib
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from contextlib import suppress
 from uuid import UUID
 
 import msgspec
@@ -26,6 +27,9 @@ PAGE_BYTES = 64 * 1024
 FETCH_FLIGHTS = 2
 FETCH_ITEMS = 100
 """Pages a statement fetches at most; with PAGE_BYTES it bounds what one answer can weigh."""
+
+SETTLE_SECONDS = 0.5
+"""How long a device that is back waits for its last acks to be down: not once they are held up for longer."""
 
 UNBOUNDED = 1_000_000
 """Capacity of lanes whose callers are bounded already: by the connections of the process."""
@@ -72,6 +76,9 @@ class Mailboxes:
 
     async def open(self, user: str, device: str) -> Standing:
         """Return where a device stands; its cursor and mailbox exist from now on."""
+        with suppress(TimeoutError):  # somebody holds the cursor: what is acknowledged comes again then
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await self.acking.settle(user, device)
         return await self.opening.submit(Place(user, device))
 
     async def fetch(self, user: str, after: int, entries: int, size: int) -> Page:

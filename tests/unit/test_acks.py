@@ -105,3 +105,26 @@ async def test_who_waits_hears_of_the_end() -> None:
         await flushing
     with pytest.raises(Unavailable):
         await acks.flush("ann", "phone", 2)
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_no_device_that_leaves_or_is_back_waits_for_others_to_acknowledge(
+    monkeypatch: pytest.MonkeyPatch, *, leaves: bool
+) -> None:
+    monkeypatch.setattr("notify.store.acks.GATHER_SECONDS", 60.0)
+    cursors = Cursors()
+    acks = acks_on(cursors)
+    acks.put("ann", "phone", 1)
+    await until(lambda: not len(acks))  # alone, it left at once
+    acks.put("ann", "phone", 2)
+    acks.put("bob", "phone", 1)
+    await asyncio.sleep(0.05)  # as long as it takes for nothing to happen
+    assert len(cursors.statements) == 1
+    if leaves:
+        acks.hurry("bob", "phone")
+        await until(lambda: not len(acks))
+    else:
+        async with asyncio.timeout(5):
+            await acks.settle("bob", "phone")
+    assert cursors.statements[1] == {("ann", "phone"): 2, ("bob", "phone"): 1}
+    await acks.close()
