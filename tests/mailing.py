@@ -120,7 +120,7 @@ async def is_waiting_for_transaction(connection: asyncpg.Connection) -> bool:
 
 async def is_waiting_for_row(store: Store) -> bool:
     """Whether a statement of the service waits for somebody's lock, or has been told that it can't have it."""
-    async with store.database._pool.acquire() as connection:
+    async with store.database._connections._pool.acquire() as connection:
         return bool(
             await connection.fetchval("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT notify.cancel%'")
         )

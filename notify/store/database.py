@@ -1,4 +1,4 @@
-"""A pool of connections, and what their errors mean to the lanes.
+"""Running statements, and what their errors mean to the lanes.
 
 Keeps the promise that no statement waits for ever: every bound is set on both sides, ours and PostgreSQL's.
 """
@@ -15,14 +15,12 @@ import structlog
 from notify.batch import Blocked, Interrupted, Poisoned, Refused
 from notify.errors import ConfigurationError, NotifyError, Unavailable
 from notify.sql import query
+from notify.store.connections import Connections
 
 log = structlog.get_logger()
 
 COMMAND_SECONDS = 6.0
 """Just over the server's own statement_timeout, so that the server usually decides and the answer is known."""
-
-ACQUIRE_SECONDS = 5.0
-"""How long a statement waits for a free connection."""
 
 CONNECT_SECONDS = 5.0
 """How long opening a connection may take."""
@@ -74,7 +72,7 @@ class Database:
     """Runs named statements of sql/queries."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
-        self._pool = pool
+        self._connections = Connections(pool)
         self.answered_at = float("-inf")
         """When a statement was last answered, in seconds of time.monotonic()."""
 
@@ -101,9 +99,9 @@ class Database:
         """Close every connection, politely for a moment, then at once."""
         try:
             async with asyncio.timeout(2):
-                await self._pool.close()
+                await self._connections.close()
         except TimeoutError:
-            self._pool.terminate()
+            self._connections.terminate()
 
     async def rows(self, name: str, *arguments: Any) -> Sequence[Row]:
         """Return all rows of a statement. Raises Blocked, Poisoned, Interrupted or Refused."""
@@ -124,7 +122,7 @@ class Database:
     async def use(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Lend a connection to what brings its own statements. Raises Interrupted or Refused, or what `work` does."""
         try:
-            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+            async with self._connections.lend() as connection:
                 return await work(cast("Connection", connection))
         except asyncpg.PostgresError as error:
             raise translate("a connection", error) from error
@@ -135,7 +133,7 @@ class Database:
         statement = query(name)
         for attempt in range(1, DEADLOCK_TRIES + 1):
             try:
-                async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+                async with self._connections.lend() as connection:
                     if seconds is None:
                         answer = await getattr(connection, method)(statement, *arguments)
                     else:

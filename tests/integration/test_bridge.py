@@ -186,7 +186,7 @@ async def test_a_statement_after_such_an_announcement_is_an_interruption(databas
     async with black_hole(database_url) as hole:
         database = await Database.connect(hole.url, connections=1)
         heard = asyncio.Event()
-        [holder] = database._pool._holders  # type: ignore[attr-defined]  # the stubs leave it out
+        [holder] = database._connections._pool._holders  # type: ignore[attr-defined]  # the stubs leave it out
 
         def hear(_connection: object, _message: object) -> None:
             holder._con.remove_log_listener(hear)

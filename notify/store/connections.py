@@ -1,0 +1,73 @@
+"""Connections at hand: lent and taken back without asyncpg's pool, which has tasks and timers of its own for both.
+
+For a small statement those cost twice what the statement does, and made its answer wait for two more turns of the event loop. The
+pool still opens, counts and replaces the connections; a few are kept from it between two statements. Keeps the promise that
+nobody waits for a connection while one is idle: while somebody waits, what comes back goes to the pool, which serves in order.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    Connection: TypeAlias = PoolConnectionProxy[asyncpg.Record]
+
+ACQUIRE_SECONDS = 5.0
+"""How long a statement waits for a connection when all are busy."""
+
+KEPT = 4
+"""Connections kept at hand: what a busy process has in flight most of the time."""
+
+
+class Connections:
+    """The connections of a pool."""
+
+    def __init__(self, pool: "asyncpg.Pool[Any]") -> None:
+        self._pool = pool
+        self._idle: list[Connection] = []
+        self._waiting = 0
+        self._closed = False
+
+    @asynccontextmanager
+    async def lend(self) -> "AsyncIterator[Connection]":
+        """Lend a connection. One whose statement failed goes back to the pool, which looks whether it is still good.
+
+        Raises what the pool raises: TimeoutError when all stay busy, asyncpg's errors and OSError when no new one can be opened.
+        """
+        connection = await self._take()
+        try:
+            yield connection
+        except BaseException:
+            await self._pool.release(connection)
+            raise
+        if self._waiting or self._closed or len(self._idle) >= KEPT:
+            await self._pool.release(connection)
+        else:
+            self._idle.append(connection)
+
+    async def close(self) -> None:
+        """Close every connection, once those that are lent are back."""
+        self._closed = True
+        while self._idle:
+            await self._pool.release(self._idle.pop())
+        await self._pool.close()
+
+    def terminate(self) -> None:
+        """Drop every connection."""
+        self._pool.terminate()
+
+    async def _take(self) -> "Connection":
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():
+                return connection
+            await self._pool.release(connection)
+        self._waiting += 1
+        try:
+            return await self._pool.acquire(timeout=ACQUIRE_SECONDS)
+        finally:
+            self._waiting -= 1
