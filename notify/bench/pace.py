@@ -54,9 +54,12 @@ class Pacer:
                 task.cancel()
 
     def _fire(self, due: int) -> None:
-        if self._free:
-            self._start(self._free.pop(), due)
-            return
+        while self._free:
+            sender = self._free.pop()
+            if sender.connected:
+                self._start(sender, due)
+                return
+            self._opened -= 1  # opened, never needed, and closed by the service since: it has a time for a first request
         self._overdue.append(due)
         if self._opened < MAX_SENDERS:
             self._opened += 1
