@@ -48,8 +48,11 @@ async def prepare(url: str) -> AsyncIterator[Connection]:
         connection.terminate()
 
 
-async def time_notify(url: str, seconds: float) -> list[float]:
-    """Return milliseconds from INSERT and pg_notify in one statement to the listener, one after the other."""
+async def time_notify(url: str, seconds: float, *, rate: float = 0.0) -> list[float]:
+    """Return milliseconds from INSERT and pg_notify in one statement to the listener, one after the other.
+
+    With a `rate` so many a second: processors that sleep in between take time to wake, and find nothing in their caches.
+    """
     async with prepare(url) as connection:
         listener = await asyncpg.connect(url, timeout=WAIT_SECONDS)
         heard = asyncio.Event()
@@ -58,6 +61,8 @@ async def time_notify(url: str, seconds: float) -> list[float]:
             times: list[float] = []
             end = time.perf_counter() + seconds
             while time.perf_counter() < end:
+                if rate:
+                    await asyncio.sleep(1 / rate)
                 heard.clear()
                 started = time.perf_counter()
                 statement = asyncio.ensure_future(connection.fetchval(INSERT_AND_NOTIFY, mint_id(), "user", PAYLOAD))

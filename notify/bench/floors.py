@@ -29,6 +29,9 @@ PUSHED = 40_000
 SECONDS = 1.5
 """Of each floor that is a rate, unless the phases themselves are short."""
 
+PACED_SHARE = 3.0
+"""The same for what is measured at a rate, times as long: it needs some hundred samples."""
+
 AT_ONCE = 200
 BOUND_SECONDS = 60.0
 STOP_SECONDS = 5.0
@@ -43,6 +46,8 @@ class Floors:
 
     insert_notify_ms: float | None = None
     insert_notify_p99_ms: float | None = None
+    insert_notify_paced_ms: float | None = None
+    insert_notify_paced_p99_ms: float | None = None
     insert_notify_per_second: float | None = None
     batch_insert_rows_per_second: float | None = None
     batch_insert_row_cpu_us: float | None = None
@@ -53,14 +58,16 @@ class Floors:
     litestar_socket_kib: float | None = None
 
 
-async def measure_database(url: str, seconds: float) -> dict[str, float | None]:
-    """Measure what PostgreSQL does by itself. Raises what asyncpg raises."""
-    times = await time_notify(url, seconds)
-    cuts = quantiles(times, n=100)
+async def measure_database(url: str, seconds: float, rate: float) -> dict[str, float | None]:
+    """Measure what PostgreSQL does by itself; one thing also at `rate`, a second. Raises what asyncpg raises."""
+    cuts = quantiles(await time_notify(url, seconds), n=100)
+    paced = quantiles(await time_notify(url, PACED_SHARE * seconds, rate=rate), n=100)
     rows, row_cpu = await count_batch_rows(url, seconds)
     return {
         "insert_notify_ms": cuts[49],
         "insert_notify_p99_ms": cuts[98],
+        "insert_notify_paced_ms": paced[49],
+        "insert_notify_paced_p99_ms": paced[98],
         "insert_notify_per_second": await count_notifies(url, seconds),
         "batch_insert_rows_per_second": rows,
         "batch_insert_row_cpu_us": row_cpu,
@@ -119,7 +126,7 @@ def measure_servers(watch: Callable[[], None], payload_bytes: int, seconds: floa
 
 
 def measure_floors(
-    database_url: str, watch: Callable[[], None], payload_bytes: int, seconds: float
+    database_url: str, watch: Callable[[], None], payload_bytes: int, seconds: float, rate: float
 ) -> tuple[Floors, list[str]]:
     """Measure every floor there can be; return them with a line for each that can't."""
     notes: list[str] = []
@@ -127,7 +134,7 @@ def measure_floors(
     seconds = min(SECONDS, seconds)
     if database_url:
         try:
-            found |= asyncio.run(measure_database(database_url, seconds))
+            found |= asyncio.run(measure_database(database_url, seconds, rate))
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             notes.append(f"the database's floors could not be measured: {type(error).__name__}: {error}")
     else:

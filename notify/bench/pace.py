@@ -59,7 +59,9 @@ class Pacer:
             if sender.connected:
                 self._start(sender, due)
                 return
-            self._opened -= 1  # opened, never needed, and closed by the service since: it has a time for a first request
+            self._opened -= (
+                1  # opened, never needed, and closed by the service since: it has a time for a first request
+            )
         self._overdue.append(due)
         if self._opened < MAX_SENDERS:
             self._opened += 1

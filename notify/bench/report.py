@@ -84,6 +84,8 @@ def table_floors(report: Report) -> Table:
     table = Table(title="The same machine without us", title_justify="left", show_header=False)
     p50, p99 = number(floors.insert_notify_ms, 2), number(floors.insert_notify_p99_ms, 2)
     table.add_row("INSERT+NOTIFY to listener", f"p50 {p50}, p99 {p99} ms")
+    paced, paced_p99 = number(floors.insert_notify_paced_ms, 2), number(floors.insert_notify_paced_p99_ms, 2)
+    table.add_row("the same, at the latency's rate", f"p50 {paced}, p99 {paced_p99} ms")
     table.add_row("INSERT+NOTIFY, 16 connections", f"{number(floors.insert_notify_per_second, 0)}/s")
     rows, posts = number(floors.batch_insert_rows_per_second, 0), number(floors.litestar_posts_per_second, 0)
     table.add_row("batch insert, one connection", f"{rows} rows/s, {number(floors.batch_insert_row_cpu_us, 1)} µs each")

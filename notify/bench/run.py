@@ -47,7 +47,7 @@ def run(
     notes: list[str] = []
     if floors:
         progress.announce("floors", None)
-        found, notes = measure_floors(service.database_url, progress.tick, plan.payload_bytes, plan.seconds)
+        found, notes = measure_floors(service.database_url, progress.tick, plan.payload_bytes, plan.seconds, plan.rate)
     pid = service.pid or (find_listener(target.port) if target.address in {"127.0.0.1", "::1"} else None)
     with Fleet(target, shape(plan), progress.tick) as fleet:
         phases = Phases(fleet, Meter(pid, postmaster), plan, target, progress.announce)
