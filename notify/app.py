@@ -27,17 +27,11 @@ from notify.api.answers import handle_exception
 from notify.api.assets import client_asset
 from notify.api.docs import docs, openapi_config, openapi_json
 from notify.api.event_sending import EventSending
+from notify.api.following import cancel_notification, get_notification, list_recipients
 from notify.api.health import livez, metrics, readyz
 from notify.api.inbox import acknowledge, list_devices, list_inbox, mark_read, remove_device
 from notify.api.options import complete_options
-from notify.api.producers import (
-    PATH_BATCH,
-    PATH_SEND,
-    Sending,
-    cancel_notification,
-    get_notification,
-    list_recipients,
-)
+from notify.api.producers import PATH_BATCH, PATH_SEND, Sending
 from notify.api.push import get_push_key, remove_push_subscription, subscribe_to_push
 from notify.api.readiness import Readiness
 from notify.api.services import Services

@@ -19,35 +19,26 @@ A caller that is cancelled leaves its item in its batch: what is in flight is no
 """
 
 import asyncio
-import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Sequence
 from contextlib import suppress
-from typing import Generic, TypeVar
+from typing import Generic
 
 import structlog
 
 from notify import metrics
 from notify.errors import NotifyError, Unavailable
+from notify.pauses import iter_pauses
+from notify.pending import ItemT, Pending, ResultT, fail, halve
 
 log = structlog.get_logger()
-
-ItemT = TypeVar("ItemT")
-ResultT = TypeVar("ResultT")
 
 PARK_SECONDS = 15.0
 """How long an item waits for a mailbox that somebody else holds, before it is refused."""
 
 PROBE_SECONDS = 0.1
 """Pause between two looks at whether parked items are free again: short to a person, rare to a database."""
-
-REPEAT_SECONDS = 0.25
-"""First pause before a lane that may repeat tries again after an interruption; doubles up to REPEAT_LIMIT_SECONDS."""
-
-REPEAT_LIMIT_SECONDS = 2.0
-"""A database that came back is noticed within this."""
-
 
 PATIENCE_SECONDS = 0.02
 """How long an item waits for the flight before it to land rather than leaving in a further one. Two half-full statements cost
@@ -89,42 +80,6 @@ def one(_item: object) -> int:
     return 1
 
 
-class _Pending(Generic[ItemT, ResultT]):
-    __slots__ = ("_answered", "done", "item", "keys", "since", "weight")
-
-    def __init__(
-        self,
-        item: ItemT,
-        weight: int,
-        keys: Collection[Hashable],
-        done: asyncio.Future[ResultT],
-        answered: Callable[[], None],
-    ) -> None:
-        self.item = item
-        self.weight = weight
-        self.keys = keys
-        self.done = done
-        self.since = time.monotonic()
-        self._answered: Callable[[], None] | None = answered
-
-    def succeed(self, result: ResultT) -> None:
-        self._count()
-        if not self.done.done():  # its caller may have left
-            self.done.set_result(result)
-
-    def fail(self, error: BaseException) -> None:
-        self._count()
-        if not self.done.done():
-            self.done.set_exception(error)
-            self.done.exception()  # seen: a caller that left must not make asyncio complain
-
-    def _count(self) -> None:
-        """Tell the lane, once."""
-        answered, self._answered = self._answered, None
-        if answered is not None:
-            answered()
-
-
 class Lane(Generic[ItemT, ResultT]):
     """One kind of statement, batched.
 
@@ -161,11 +116,11 @@ class Lane(Generic[ItemT, ResultT]):
         self._keys = keys
         self._probe = probe
         self._repeats = repeats
-        self._queue: deque[_Pending[ItemT, ResultT]] = deque()
-        self._parked: list[_Pending[ItemT, ResultT]] = []
-        self._unseen: deque[_Pending[ItemT, ResultT]] = deque()  # parked, too: held by something the probe can't see
+        self._queue: deque[Pending[ItemT, ResultT]] = deque()
+        self._parked: list[Pending[ItemT, ResultT]] = []
+        self._unseen: deque[Pending[ItemT, ResultT]] = deque()  # parked, too: held by something the probe can't see
         self._busy: set[Hashable] = set()
-        self._behind: list[_Pending[ItemT, ResultT]] = []  # older than the queue: waiting for a key in flight
+        self._behind: list[Pending[ItemT, ResultT]] = []  # older than the queue: waiting for a key in flight
         self._awaited: set[Hashable] = set()  # their keys
         self._blocked: set[Hashable] = set()
         self._flying: set[asyncio.Task[None]] = set()
@@ -222,7 +177,7 @@ class Lane(Generic[ItemT, ResultT]):
         if self._owed >= self._capacity:
             raise Unavailable("too much is waiting to be stored; nothing was accepted, try again in a moment")
         done: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
-        pending = _Pending(item, self._weigh(item), self._keys(item), done, self._settle)
+        pending = Pending(item, self._weigh(item), self._keys(item), done, self._settle)
         self._owed += 1
         if self._blocked and not self._blocked.isdisjoint(pending.keys):
             self._park([pending])
@@ -259,12 +214,12 @@ class Lane(Generic[ItemT, ResultT]):
             log.error("lane.broken", lane=self.name, exc_info=error)
             self._launch()
 
-    def _take(self) -> list[_Pending[ItemT, ResultT]]:
+    def _take(self) -> list[Pending[ItemT, ResultT]]:
         """Take the next batch: in order, but past items whose keys are in flight (and whatever shares keys with those).
 
         Those stay behind until one of their keys lands, so that nobody looks at them again and again meanwhile.
         """
-        taken: list[_Pending[ItemT, ResultT]] = []
+        taken: list[Pending[ItemT, ResultT]] = []
         weight = 0
         while self._queue and len(taken) < self._max_items:
             pending = self._queue[0]
@@ -281,7 +236,7 @@ class Lane(Generic[ItemT, ResultT]):
             self._busy.update(pending.keys)
         return taken
 
-    def _release(self, batch: list[_Pending[ItemT, ResultT]]) -> None:
+    def _release(self, batch: list[Pending[ItemT, ResultT]]) -> None:
         """Let whoever waited for the keys of a batch fly, in the order they came."""
         keys = {key for pending in batch for key in pending.keys}
         self._busy -= keys
@@ -302,7 +257,7 @@ class Lane(Generic[ItemT, ResultT]):
             # Here and not when the task is done, which is later: what comes in between must find the place free.
             self._aloft -= 1
 
-    async def _carry(self, batch: list[_Pending[ItemT, ResultT]]) -> None:
+    async def _carry(self, batch: list[Pending[ItemT, ResultT]]) -> None:
         """Run a batch, dividing it as far as its errors demand. Answers every item, or parks or queues it again."""
         work, part = [batch], batch
         pauses = iter_pauses()
@@ -334,8 +289,8 @@ class Lane(Generic[ItemT, ResultT]):
             raise
 
     async def _divide(
-        self, part: list[_Pending[ItemT, ResultT]], error: Exception
-    ) -> Iterable[list[_Pending[ItemT, ResultT]]]:
+        self, part: list[Pending[ItemT, ResultT]], error: Exception
+    ) -> Iterable[list[Pending[ItemT, ResultT]]]:
         """Fail what can't be helped; return what is worth another try."""
         if isinstance(error, Blocked):
             return await self._set_aside(part)
@@ -347,7 +302,7 @@ class Lane(Generic[ItemT, ResultT]):
         fail(part, error)
         return []
 
-    async def _set_aside(self, part: list[_Pending[ItemT, ResultT]]) -> Iterable[list[_Pending[ItemT, ResultT]]]:
+    async def _set_aside(self, part: list[Pending[ItemT, ResultT]]) -> Iterable[list[Pending[ItemT, ResultT]]]:
         """Park whoever waits for a held lock; return the rest, to be tried again."""
         held: set[Hashable] = set()
         try:
@@ -368,7 +323,7 @@ class Lane(Generic[ItemT, ResultT]):
         self._park(part, self._unseen)  # held by something the probe can't see: a row not yet committed, a cursor
         return []
 
-    def _spare(self, part: list[_Pending[ItemT, ResultT]]) -> list[_Pending[ItemT, ResultT]]:
+    def _spare(self, part: list[Pending[ItemT, ResultT]]) -> list[Pending[ItemT, ResultT]]:
         """Park whoever needs what is known to be held by now; return the others."""
         if not self._blocked:
             return list(part)
@@ -379,8 +334,8 @@ class Lane(Generic[ItemT, ResultT]):
 
     def _park(
         self,
-        waiting: list[_Pending[ItemT, ResultT]],
-        place: "list[_Pending[ItemT, ResultT]] | deque[_Pending[ItemT, ResultT]] | None" = None,
+        waiting: list[Pending[ItemT, ResultT]],
+        place: "list[Pending[ItemT, ResultT]] | deque[Pending[ItemT, ResultT]] | None" = None,
     ) -> None:
         if self._closed and not self._repeats:
             for pending in waiting:
@@ -440,23 +395,3 @@ class Lane(Generic[ItemT, ResultT]):
             await self._carry([pending])
         finally:
             self._release([pending])
-
-
-def fail(part: Iterable[_Pending[ItemT, ResultT]], error: BaseException) -> None:
-    """Answer everyone in a part with an error."""
-    for pending in part:
-        pending.fail(error)
-
-
-def iter_pauses() -> Iterator[float]:
-    """Yield the pauses between repetitions: longer and longer, up to a limit, jittered."""
-    pause = REPEAT_SECONDS
-    while True:
-        yield pause * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
-        pause = min(pause * 2, REPEAT_LIMIT_SECONDS)
-
-
-def halve(part: list[_Pending[ItemT, ResultT]]) -> list[list[_Pending[ItemT, ResultT]]]:
-    """Divide a batch of at least two."""
-    middle = len(part) // 2
-    return [part[:middle], part[middle:]]

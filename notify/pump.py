@@ -171,7 +171,7 @@ class Pump:
         else:
             self._window.add(delivery.seq, len(message), delivery.queued_at)
         if tracing.active is not None:
-            trace_delivery(delivery.entry, 0.0)
+            tracing.trace_delivery(delivery.entry, 0.0)
         if not self._window:
             self._settle()
         return True
@@ -366,7 +366,7 @@ class Pump:
     def _count(self, entries: Sequence[Entry], accepted: Sequence[float]) -> None:
         now, took = clock.now(), time.monotonic() - self._quiet_since
         for entry, moment in zip(entries, accepted, strict=True):
-            trace_delivery(entry, took)
+            tracing.trace_delivery(entry, took)
             if entry.kind is Kind.NOTIFICATION and entry.queued_at is not None:
                 self._store.activity.count_delivery(now - moment if moment else None)
                 if self._auto_ack:
@@ -393,9 +393,3 @@ class Pump:
             await self._write(self._codec.encode(frame))
         self._writing_since = time.monotonic()
         await self._socket.close(close)
-
-
-def trace_delivery(entry: Entry, took: float) -> None:
-    """Tell whoever traces of an entry whose writing took so many seconds, if it belongs to a trace."""
-    if entry.context is not None and tracing.active is not None:
-        tracing.active.deliver(entry.context, entry.notification_id, entry.seq, took)

@@ -25,6 +25,7 @@ import structlog
 from notify import __version__
 from notify.context import read_context, read_traceparent
 from notify.errors import Problem
+from notify.model import Entry
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -152,6 +153,12 @@ def spanning_deposit(contexts: Sequence[str | None]) -> AbstractContextManager[N
 def spanning_ack(cursors: int) -> AbstractContextManager[None]:
     """Return the span of writing down acknowledgements, or nothing."""
     return _NOTHING if active is None else active.ack(cursors)
+
+
+def trace_delivery(entry: Entry, took: float) -> None:
+    """Tell of an entry that was written to a socket in so many seconds, if it belongs to a trace and anybody traces."""
+    if active is not None and entry.context is not None:
+        active.deliver(entry.context, entry.notification_id, entry.seq, took)
 
 
 @contextmanager

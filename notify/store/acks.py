@@ -21,8 +21,9 @@ from typing import TypeAlias
 import structlog
 
 from notify import metrics
-from notify.batch import Poisoned, iter_pauses
+from notify.batch import Poisoned
 from notify.errors import NotifyError, Unavailable
+from notify.pauses import iter_pauses
 from notify.store.database import Database
 from notify.tracing import spanning_ack
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from notify import batch
+from notify import batch, pauses
 from notify.batch import Blocked, Interrupted, Lane, Poisoned, Refused, Rejected
 from notify.errors import Unavailable
+from notify.pending import Pending
 
 PATIENCE = 5.0  # seconds; whatever takes longer hangs
 
@@ -134,7 +135,7 @@ async def test_waiting_for_a_key_in_flight_takes_no_time_of_the_processor() -> N
     looks = 0
 
     class Counting(Lane[str, str]):
-        def _take(self) -> list[batch._Pending[str, str]]:
+        def _take(self) -> list[Pending[str, str]]:
             nonlocal looks
             looks += 1
             return super()._take()
@@ -312,7 +313,7 @@ async def test_an_interrupted_send_is_not_repeated() -> None:
 
 
 async def test_a_lane_that_may_repeat_goes_on_when_the_database_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "REPEAT_SECONDS", 0.01)
+    monkeypatch.setattr(pauses, "REPEAT_SECONDS", 0.01)
     errors: list[Exception] = [Interrupted("gone"), Refused("starting up"), Interrupted("gone")]
 
     async def run(items: Sequence[str]) -> Sequence[str]:
@@ -410,7 +411,7 @@ async def test_closing_does_not_wait_for_somebodys_lock() -> None:
 
 @pytest.mark.parametrize("where", ["in flight", "pausing", "parked", "queued"])
 async def test_closing_is_bounded_and_answers_everyone(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "REPEAT_SECONDS", 30.0)
+    monkeypatch.setattr(pauses, "REPEAT_SECONDS", 30.0)
 
     async def run(items: Sequence[str]) -> Sequence[str]:
         if where == "pausing":
