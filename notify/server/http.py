@@ -190,7 +190,11 @@ class HttpProtocol(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def handle_websocket_upgrade(self) -> None:
-        """Hand over to the WebSocket protocol, unless there is a line longer than that one reads."""
+        """Hand over to the WebSocket protocol, unless there is a line longer than that one reads.
+
+        The time between two requests is over with it, too: a proxy may open a socket where requests were answered before.
+        """
+        self._unset_keepalive_if_required()
         longest = max((len(name) + len(value) for name, value in self.headers), default=0)
         if max(longest, len(self.url)) > MAX_LINE_BYTES or len(self.headers) > MAX_LINES:
             self._refuse(HeadersTooLarge(f"a handshake has {MAX_LINES} lines of {MAX_LINE_BYTES} bytes at most"))

@@ -13,10 +13,12 @@ from tests.edge import (
     PATIENCE,
     POST,
     REQUEST,
+    TEXT,
     Edge,
     Peer,
     answer,
     echo,
+    frame,
     read_problem,
     read_status,
     served,
@@ -48,6 +50,20 @@ async def test_a_connection_closes_once_it_was_idle_for_long_enough_since_its_la
             last = now()
         assert await raw.read_all() == b""
         assert now() - last >= 0.19
+
+
+@served
+async def test_a_socket_opened_on_a_connection_that_was_used_before_outlives_the_time_between_two_requests(
+    edge: Edge,
+) -> None:
+    edge.server.config.timeout_keep_alive = 0.1  # type: ignore[assignment]  # uvicorn's type knows whole seconds only
+    async with edge.connect() as raw:
+        await raw.send(REQUEST + b"\r\n")
+        await raw.read(b"\r\n\r\n0")
+        await raw.shake_hands()
+        await asyncio.sleep(0.15)  # as long as it takes for nothing to happen
+        await raw.send(frame(TEXT, b"there"))
+        assert await raw.read(b"there")
 
 
 @pytest.mark.parametrize("line", [(b"a", b"b\r\nc: d"), (b"a b", b"c"), (b"a", b"b\0")])
