@@ -63,7 +63,7 @@ class Connections:
     async def _take(self) -> "Connection":
         while self._idle:
             connection = self._idle.pop()
-            if not connection.is_closed():
+            if is_open(connection):
                 return connection
             await self._pool.release(connection)
         self._waiting += 1
@@ -71,3 +71,11 @@ class Connections:
             return await self._pool.acquire(timeout=ACQUIRE_SECONDS)
         finally:
             self._waiting -= 1
+
+
+def is_open(connection: "Connection") -> bool:
+    """Tell whether a connection can still be lent. The pool takes back what the server closed, and its proxy answers nothing."""
+    try:
+        return not connection.is_closed()
+    except asyncpg.InterfaceError:
+        return False

@@ -218,3 +218,19 @@ async def test_the_epoch_changes_with_the_database_and_with_the_mailbox(
     await connection.execute("UPDATE notify.salt SET value = 'restored'")
     await store.mailboxes.read_epoch()
     assert ann != (await store.mailboxes.open("ann", "default")).epoch
+
+
+async def test_connections_that_the_server_closed_while_nobody_used_them_are_replaced_unnoticed(
+    store: Store, connection: asyncpg.Connection
+) -> None:
+    # Not within one statement, which would share a connection: acts on the inbox have one each.
+    await asyncio.gather(*(store.inbox.mark_up_to("ann", 1) for _ in range(8)))
+    closed = await connection.fetchval(
+        "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid, 5000)) FROM pg_stat_activity "
+        "WHERE application_name = 'notify' AND datname = current_database()"
+    )
+    assert closed > 1
+    await asyncio.sleep(0.05)  # until the last of them is heard of
+    for _ in range(closed):
+        await store.sends.send(post("ann"))
+    assert await read_all(store, "ann") == list(range(1, closed + 1))
