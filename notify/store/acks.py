@@ -103,7 +103,16 @@ class Acks:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._flushing.setdefault(device, []).append((seq, done))
         self._hurried.set()
-        await done
+        try:
+            await done
+        except asyncio.CancelledError:
+            self._forget(device, done)
+            raise
+
+    def _forget(self, device: Device, done: asyncio.Future[None]) -> None:
+        """Let go of who waits no longer: a device may be back any number of times before its ack is down."""
+        if left := [waiting for waiting in self._flushing.pop(device, ()) if waiting[1] is not done]:
+            self._flushing[device] = left
 
     async def close(self, timeout: float = CLOSE_SECONDS) -> None:  # noqa: ASYNC109 - the bound of the drain, the caller's to choose
         """Take no more; write down what there is, as far as that takes no longer than `timeout` seconds."""

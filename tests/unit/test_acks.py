@@ -128,3 +128,21 @@ async def test_no_device_that_leaves_or_is_back_waits_for_others_to_acknowledge(
             await acks.settle("bob", "phone")
     assert cursors.statements[1] == {("ann", "phone"): 2, ("bob", "phone"): 1}
     await acks.close()
+
+
+async def test_a_device_that_is_back_again_and_again_meanwhile_leaves_nothing_behind() -> None:
+    cursors = Cursors()
+    cursors.gate.clear()
+    acks = acks_on(cursors)
+    acks.put("ann", "phone", 1)
+    returns = [asyncio.create_task(acks.settle("ann", "phone")) for _ in range(3)]
+    await until(lambda: bool(cursors.statements))
+    for back in returns[:2]:
+        back.cancel()
+    await asyncio.wait(returns[:2])
+    assert [len(waiting) for waiting in acks._flushing.values()] == [1]
+    cursors.gate.set()
+    async with asyncio.timeout(5):
+        await returns[2]
+    assert not acks._flushing
+    await acks.close()
