@@ -257,6 +257,7 @@ class Pump:
         """Say goodbye if that is still to be done, and end."""
         task = self._task
         if task is None:
+            self._over = True  # an ack may still come, and must not start what nobody waits for
             return
         if self._closing is None:
             task.cancel()

@@ -162,8 +162,10 @@ class Session:
             self.leave(closed.close)
         finally:
             hub.remove(self)
-            self._store.mailboxes.acking.hurry(self.user, self.device)
-            await self._pump.finish()
+            try:
+                await self._pump.finish()
+            finally:
+                self._store.mailboxes.acking.hurry(self.user, self.device)
 
     async def _open(self, resume: Resume | None) -> None:
         # The hub already knows this session: a head that moves from here on is heard of, whatever is read below.

@@ -51,7 +51,8 @@ class SocketTransport(Transport):
 
     def listen(self, take: Callable[[str | bytes], bool]) -> None:
         """Have small messages looked at as soon as they come; what `take` takes, `receive` never tells of."""
-        self._protocol.take = take
+        if not self._transport.is_closing():  # else nothing comes any more, and they would hold on to each other
+            self._protocol.take = take
 
     async def send_messages(self, messages: Sequence[str | bytes]) -> None:
         """Write messages in one go, once the peer has read enough of what was sent before. Raises ClientDisconnected."""
