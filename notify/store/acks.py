@@ -43,6 +43,7 @@ HELD_SECONDS = 0.1
 """Pause before an ack is tried again whose cursor somebody held."""
 
 CLOSE_SECONDS = 5.0
+"""How long a drain waits for what is to be written down: as long as a lane's."""
 
 Device: TypeAlias = tuple[str, str]
 """A user and a device."""

@@ -1,7 +1,7 @@
 """Reading mailboxes and moving cursors: what a session needs.
 
 Keeps invariant 3 from the store's side: a cursor exists before anything is sent to its device, and moves only forward.
-All three lanes may be repeated, so an outage delays a session and never fails it.
+Both lanes may be repeated, and acks are, so an outage delays a session and never fails it.
 """
 
 import asyncio

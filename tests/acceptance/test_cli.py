@@ -315,7 +315,7 @@ def await_cursor(person: Person, device: str, seq: int) -> None:
         items = get(f"{person.user['NOTIFY_URL']}/v1/inbox/devices", person.user["NOTIFY_TOKEN"]).json()["items"]
         if any(item["device"] == device and item["cursor"] >= seq for item in items):
             return
-        time.sleep(0.05)
+        time.sleep(0.05)  # another process's cursor: nothing tells of it
     pytest.fail(f"the cursor of {device} never came to {seq}")
 
 

@@ -195,7 +195,7 @@ class Cluster:
         pid = int((self.data / "postmaster.pid").read_text().splitlines()[0])
         os.kill(pid, signal.SIGKILL)
         while self.postgres.running:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # its end is no event for who did not start it
 
     @property
     def data(self) -> Path:

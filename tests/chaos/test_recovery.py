@@ -87,7 +87,7 @@ async def test_after_a_point_in_time_restore_the_epoch_is_new_by_itself(cluster:
     await asyncio.to_thread(cluster.postgres.start)
     async with cluster.connect() as connection, asyncio.timeout(20):
         while await connection.fetchval("SELECT pg_is_in_recovery()"):
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # PostgreSQL's own state; nothing tells of it
     node = await cluster.add_node()
     after = await welcome(node, f"&after=3&epoch={before['epoch']}")
     assert after["epoch"] != before["epoch"]
@@ -101,7 +101,7 @@ async def test_a_rolling_restart_lets_nobody_wait_and_loses_nothing(
     async with Ledger(nodes, users=1_000, rate=100) as ledger:
         async with asyncio.timeout(60):
             while not all(device.connects for device in ledger.devices):
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.1)  # each counts by itself
         for device in ledger.devices:
             device.gaps.clear()
         ledger.fault()
@@ -160,7 +160,7 @@ async def test_a_full_disk_refuses_and_recovers_by_itself(cluster: Cluster, smal
                 await fill(connection, size)
         async with asyncio.timeout(20):
             while not any(status == 503 and retry is not None for status, retry in ledger.refused):
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.05)  # the load goes on meanwhile, and only writes down what it was answered
         async with cluster.connect() as connection:
             await connection.execute("DROP TABLE filler")
         refused = len(ledger.refused)
