@@ -31,7 +31,8 @@ from notify.api.following import cancel_notification, get_notification, list_rec
 from notify.api.health import livez, metrics, readyz
 from notify.api.inbox import acknowledge, list_devices, list_inbox, mark_read, remove_device
 from notify.api.options import complete_options
-from notify.api.producers import PATH_BATCH, PATH_SEND, Sending
+from notify.api.plain import PATH_SEND, Answering, Headers
+from notify.api.producers import PATH_BATCH, Sending
 from notify.api.push import get_push_key, remove_push_subscription, subscribe_to_push
 from notify.api.readiness import Readiness
 from notify.api.services import Services
@@ -139,6 +140,10 @@ class Application:
                 await (sending.send if path == PATH_SEND else sending.send_batch)(scope, receive, send)
                 return
         await self.web(scope, receive, send)  # type: ignore[arg-type]  # the framework's own, narrower types of the same
+
+    def take(self, headers: Headers, body: bytes, answer: Answering) -> bool:
+        """Take a whole `POST /v1/notifications` past ASGI, if it is a plain one; see PlainSending."""
+        return self._running is not None and self._running.sending.plain.take(headers, body, answer)
 
     async def drain(self) -> None:
         """Say goodbye to every session, spread out. Returns when all are gone; the caller bounds it."""

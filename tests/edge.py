@@ -13,7 +13,8 @@ import uvloop
 import websockets
 from websockets.asyncio.client import ClientConnection
 
-from notify.server import Server, ServerLimits, Transport, build_server, open_listener
+from notify.server import Answering, Server, ServerLimits, Shortcut, Transport, build_server, open_listener
+from notify.server.exchange import Lines
 from notify.settings import Settings
 
 PATIENCE = 5.0
@@ -73,7 +74,10 @@ async def answer(peer: Peer, body: bytes) -> None:
 
 
 class Edge:
-    """The server in the test's event loop. `handle` serves each connection; `drain` is what a drain does."""
+    """The server in the test's event loop.
+
+    `handle` serves each connection, `take` is offered what is posted to /short, `drain` is what a drain does.
+    """
 
     def __init__(
         self,
@@ -88,11 +92,18 @@ class Edge:
         self.stopped = False
         self.listener = open_listener("127.0.0.1", 0)
         self.port: int = self.listener.getsockname()[1]
-        self.server: Server = build_server(self, drain=self.run_drain, settings=settings, limits=limits)
+        self.take: Callable[[Lines, bytes, Answering], bool] = lambda _headers, _body, _answer: False
+        shortcut = Shortcut(b"/short", self.offer)
+        self.server: Server = build_server(
+            self, drain=self.run_drain, settings=settings, limits=limits, shortcut=shortcut
+        )
         self.serving: asyncio.Task[None] | None = None
 
     async def do_nothing(self) -> None:
         pass
+
+    def offer(self, headers: Lines, body: bytes, answer: Answering) -> bool:
+        return self.take(headers, body, answer)
 
     async def run_drain(self) -> None:
         await self.drain()

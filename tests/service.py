@@ -21,9 +21,10 @@ import msgspec
 import websockets
 from websockets.asyncio.client import ClientConnection
 
+from notify.api.plain import PATH_SEND
 from notify.app import Application
 from notify.auth import mint
-from notify.server import build_server, open_listener
+from notify.server import Shortcut, build_server, open_listener
 from notify.settings import Settings
 from notify.store import Store
 from tests import leaks
@@ -220,7 +221,8 @@ class Service(Address):
         self.app = Application(self.settings, dev=dev)
         self._listener = open_listener("127.0.0.1", 0)
         super().__init__(self._listener.getsockname()[1])
-        self.server = build_server(self.app, drain=self.app.drain, settings=self.settings)
+        shortcut = Shortcut(PATH_SEND.encode(), self.app.take)
+        self.server = build_server(self.app, drain=self.app.drain, settings=self.settings, shortcut=shortcut)
         self._serving: asyncio.Task[None] | None = None
 
     @property

@@ -1,7 +1,7 @@
 """Answers: problem details (RFC 9457) and plain JSON, for handlers of the framework and lean routes alike."""
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
@@ -21,26 +21,46 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _encode = msgspec.json.Encoder().encode
 
 
+class Answer(NamedTuple):
+    """A whole answer: its status, its headers, the length among them, and its body."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+def compose(status: int, content: object, headers: Mapping[str, str] | None = None) -> Answer:
+    """Return a JSON answer."""
+    body = _encode(content)
+    return Answer(status, [JSON, *encode_headers(headers or {}), (b"content-length", b"%d" % len(body))], body)
+
+
+def compose_problem(problem: Problem) -> Answer:
+    """Return the answer that a problem is."""
+    body = _encode(describe(problem))
+    headers = encode_headers({"content-type": PROBLEM_MEDIA_TYPE, **problem.headers})
+    return Answer(problem.status, [*headers, (b"content-length", b"%d" % len(body))], body)
+
+
 async def answer(send: Send, status: int, content: object, headers: Mapping[str, str] | None = None) -> None:
     """Send a whole JSON answer through ASGI."""
-    await _send(send, status, _encode(content), [JSON, *encode_headers(headers)] if headers else [JSON])
+    await send_answer(send, compose(status, content, headers))
 
 
 async def answer_problem(send: Send, problem: Problem) -> None:
     """Send a problem through ASGI."""
-    headers = {"content-type": PROBLEM_MEDIA_TYPE, **problem.headers}
-    await _send(send, problem.status, _encode(describe(problem)), encode_headers(headers))
+    await send_answer(send, compose_problem(problem))
+
+
+async def send_answer(send: Send, answer: Answer) -> None:
+    """Send an answer through ASGI."""
+    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+    await send({"type": "http.response.body", "body": answer.body})
 
 
 def encode_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     """Return headers as ASGI wants them."""
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-
-
-async def _send(send: Send, status: int, body: bytes, lines: list[tuple[bytes, bytes]]) -> None:
-    lines.append((b"content-length", b"%d" % len(body)))
-    await send({"type": "http.response.start", "status": status, "headers": lines})
-    await send({"type": "http.response.body", "body": body})
 
 
 def describe(problem: Problem) -> dict[str, object]:

@@ -101,6 +101,13 @@ class BodyReader(Generic[StructT]):
                 "the body is nested too deeply", errors=[FieldError("", "nested too deeply")]
             ) from None
 
+    def read_plain(self, body: bytes) -> StructT | None:
+        """Return the checked body of JSON; None if anything is wrong with it: `decode` says what."""
+        try:
+            return self._json.decode(body)
+        except UNREADABLE:
+            return None
+
     def _diagnose(self, body: bytes, codec: Codec, error: msgspec.ValidationError) -> Sequence[FieldError]:
         return list(find_errors(body, codec, self._struct, "", self._checks))[:MAX_ERRORS] or [locate(error, "")]
 

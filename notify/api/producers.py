@@ -16,8 +16,9 @@ from litestar.di import NamedDependency
 
 from notify import clock, tracing
 from notify.api.access import require
-from notify.api.answers import answer, answer_problem, recognize
+from notify.api.answers import answer, answer_problem, recognize, send_answer
 from notify.api.body import MEDIA_TYPES, BodyReader, ClientGone, choose_media, read_body
+from notify.api.plain import REFUSAL_SECONDS, PlainSending, Sent, compose_sent
 from notify.api.requests import BatchRequest, Checker, SendRequest, build_checks
 from notify.api.services import Services
 from notify.auth import Scope
@@ -44,22 +45,10 @@ AsgiScope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-REFUSAL_SECONDS = 0.1
-"""How long a producer over its quota waits to hear of it: else one that takes no notice keeps the others' requests waiting."""
-
-PATH_SEND = "/v1/notifications"
 PATH_BATCH = "/v1/notifications/batch"
 
 REPLAYED = {"idempotent-replayed": "true"}
 """The header of an answer that was given before."""
-
-
-class Sent(msgspec.Struct, frozen=True):
-    """What a producer learns once its notification is stored."""
-
-    id: UUID
-    recipients: int
-    created_at: datetime
 
 
 class BatchSent(msgspec.Struct, frozen=True):
@@ -77,6 +66,7 @@ class Sending:
         checks = build_checks(services.settings.max_data_bytes)
         self._single = BodyReader(SendRequest, checks)
         self._batch = BodyReader(BatchRequest, checks)
+        self.plain = PlainSending(services, self._quota, self._single)
         self._ones: dict[str, Handle] = dict.fromkeys(MEDIA_TYPES, self._send_one)
         self._batches: dict[str, Handle] = dict.fromkeys(MEDIA_TYPES, self._send_many)
 
@@ -252,8 +242,7 @@ class Stored(NamedTuple):
 async def answer_sent(send: Send, stored: Stored) -> None:
     """Answer one stored notification with where it is."""
     [notification] = stored.ids
-    sent = Sent(notification, stored.recipients, stored.created_at)
-    await answer(send, 201, sent, {"location": f"{PATH_SEND}/{notification}", **stored.headers})
+    await send_answer(send, compose_sent(notification, stored.recipients, stored.created_at, stored.headers))
 
 
 def count_recipients(notifications: Sequence[Notification]) -> int:

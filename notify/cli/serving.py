@@ -15,9 +15,10 @@ from types import FrameType
 import structlog
 import uvloop
 
+from notify.api.plain import PATH_SEND
 from notify.app import Application
 from notify.errors import NotifyError
-from notify.server import Server, build_server
+from notify.server import Server, Shortcut, build_server
 from notify.tracing import tracing
 
 log = structlog.get_logger()
@@ -91,7 +92,12 @@ def serve_until_told(
     """
     with tracing():
         collect_rarely()
-        server = build_server(application, drain=application.drain, settings=application.settings)
+        server = build_server(
+            application,
+            drain=application.drain,
+            settings=application.settings,
+            shortcut=Shortcut(PATH_SEND.encode(), application.take),
+        )
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(server, application, listener, when_ready))
 

@@ -9,6 +9,7 @@ in one system call. The checks of its head are one pass over all of its lines.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
@@ -19,12 +20,27 @@ FIT = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [^\x00-\x08\x0a-\x1f\x7f]*\
 LINE_PARTS = 4
 """A name, a colon, a value, and the one end of line that may be in all of them."""
 
+Lines = Sequence[tuple[bytes, bytes]]
+"""Header lines: names and values."""
+
 FRAMING = frozenset({b"connection", b"transfer-encoding", b"content-length"})
 """Headers that say where an answer ends, and whether another follows."""
 
 
 class Exchange(RequestResponseCycle):
     """uvicorn's cycle of a request and its answer, which holds the head of an answer back until its body comes."""
+
+    def answer(self, status: int, lines: Lines, body: bytes) -> None:
+        """Write a whole answer, for who took the request by a shortcut; `lines` has its content-length.
+
+        Nothing is written before on this connection that its client has yet to read. Does nothing when the client is gone.
+        """
+        if self.disconnected:
+            return
+        head = self._write_head({"status": status, "headers": lines})
+        assert head is not None, "answers to a shortcut are our own: of a known length, on lines that fit"
+        self._finish(head, body)
+        self.on_response = ignore  # as uvicorn does it: the exchange and its connection refer to each other
 
     _head: bytes | None = None
     _started: Any = None
@@ -82,3 +98,7 @@ class Exchange(RequestResponseCycle):
         if not self.keep_alive:
             self.transport.close()
         self.on_response()
+
+
+def ignore() -> None:
+    """Do nothing: the response was complete before."""

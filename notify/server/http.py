@@ -9,6 +9,7 @@ from asyncio import TimerHandle
 from typing import Any, cast
 
 import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from notify.errors import HeadersTooLarge, InvalidRequest, Problem, Unavailable
@@ -40,6 +41,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._header_tail = b""  # the end of the headers may come in two packets
         self._idle_bytes = 0
         self._deaf = False
+        self._held = False  # the application was not called yet: it may take a shortcut
         self._idle_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's does
@@ -86,6 +88,9 @@ class HttpProtocol(HttpToolsProtocol):
     def _feed(self, data: bytes) -> None:
         try:
             self.parser.feed_data(data)
+            if self._held and len(self.cycle.body) > HIGH_WATER_LIMIT:  # no more is read until the application does
+                self._held = False
+                self._start_asgi_task(self.cycle, self.app)
         except httptools.HttpParserUpgrade as upgrade:
             self._deaf = True  # what comes now belongs to another protocol, or to one that isn't spoken here
             if self._should_upgrade():
@@ -142,7 +147,9 @@ class HttpProtocol(HttpToolsProtocol):
             on_response=self.on_response_complete,
         )
         if before is None or before.response_complete:
-            self._start_asgi_task(self.cycle, self.app)
+            self._held = self._may_be_short(upgrade=upgrade)
+            if not self._held:
+                self._start_asgi_task(self.cycle, self.app)
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
@@ -158,6 +165,25 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_headers = True
         self._idle_bytes = 0
         super().on_message_complete()
+        if self._held:
+            self._held = False
+            self._offer()
+
+    def _may_be_short(self, *, upgrade: bool) -> bool:
+        """Whether a request may take the shortcut, as far as its head tells: nothing of an answer goes before the answer."""
+        shortcut = self.config.shortcut
+        return (
+            shortcut is not None
+            and self.url == shortcut.path
+            and self.scope["method"] == "POST"
+            and not (upgrade or self.expect_100_continue or self.flow.write_paused)
+        )
+
+    def _offer(self) -> None:
+        """Offer a whole request to the application; if it does not take it, call it in the ordinary way."""
+        cycle, shortcut = cast("Exchange", self.cycle), self.config.shortcut
+        if shortcut is None or not shortcut.take(self.headers, bytes(cycle.body), cycle.answer):
+            self._start_asgi_task(cycle, self.app)
 
     def on_response_complete(self) -> None:
         """Go on to what was asked meanwhile; else wait for the next request, for a while.

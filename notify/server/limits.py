@@ -8,6 +8,7 @@ from typing import Any
 
 import uvicorn
 
+from notify.server.shortcut import Shortcut
 from notify.settings import KIB, MIB, Settings
 
 FILE_SHARE = 0.8
@@ -34,9 +35,10 @@ class ServerLimits:
 class Config(uvicorn.Config):
     """uvicorn's configuration, which its protocols get to see, with our limits."""
 
-    def __init__(self, limits: ServerLimits, app: Any, **options: Any) -> None:
+    def __init__(self, limits: ServerLimits, app: Any, shortcut: Shortcut | None = None, **options: Any) -> None:
         super().__init__(app, **options)
         self.limits = limits
+        self.shortcut = shortcut
         self.refused: set[asyncio.Protocol] = set()
 
 

@@ -19,6 +19,7 @@ import uvicorn
 from notify.server.http import HttpProtocol
 from notify.server.limits import Config, ServerLimits, read_limits
 from notify.server.listener import BACKLOG
+from notify.server.shortcut import Shortcut
 from notify.server.websocket import WebSocketProtocol, dismiss
 from notify.settings import Settings
 
@@ -104,15 +105,21 @@ class Server(uvicorn.Server):
 
 
 def build_server(
-    app: Any, *, drain: Callable[[], Awaitable[None]], settings: Settings, limits: ServerLimits | None = None
+    app: Any,
+    *,
+    drain: Callable[[], Awaitable[None]],
+    settings: Settings,
+    limits: ServerLimits | None = None,
+    shortcut: Shortcut | None = None,
 ) -> Server:
     """Configure a server for an ASGI application. `drain` is awaited before any socket is closed.
 
-    `limits` are those of the settings unless given.
+    `limits` are those of the settings unless given; `shortcut` is where the application may be called past ASGI.
     """
     config = Config(
         limits or read_limits(settings),
         app,
+        shortcut,
         http=HttpProtocol,
         ws=WebSocketProtocol,
         ws_max_size=settings.max_frame_bytes,

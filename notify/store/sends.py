@@ -7,6 +7,7 @@ statement, so that after a broken connection its outcome can be found out rather
 import asyncio
 from collections.abc import Collection, Hashable, Sequence
 from datetime import datetime
+from functools import partial
 from itertools import accumulate
 from uuid import UUID
 
@@ -99,6 +100,13 @@ class Sends:
         when that can't be known), KeyTaken when one of its idempotency keys is another request's or was answered already,
         Poisoned when PostgreSQL refuses the data.
         """
+        return await self.put(post)
+
+    def put(self, post: Post) -> asyncio.Future[datetime]:
+        """Begin to store a post; return the future of what `send` returns or raises, but for what it raises at once.
+
+        Raises RateLimited and Unavailable when it can't wait here with the others.
+        """
         lane = self.bulk if post.recipients > BULK_RECIPIENTS else self.single
         producer = post.notifications[0].producer
         waiting = self._waiting.get(producer, 0)
@@ -108,15 +116,15 @@ class Sends:
                 policy=f'"waiting";q={FAIR_QUEUE};qu="concurrent-requests"',
                 left='"waiting";r=0;t=1',
             )
+        stored = lane.put(post)
         self._waiting[producer] = waiting + 1
-        try:
-            return await lane.submit(post)
-        except Refused as error:
-            raise Unavailable(f"the database can't store this at the moment; nothing was accepted ({error})") from error
-        finally:
-            self._waiting[producer] -= 1
-            if not self._waiting[producer]:
-                del self._waiting[producer]
+        stored.add_done_callback(partial(self._count_down, producer))
+        return stored
+
+    def _count_down(self, producer: str, _stored: asyncio.Future[datetime]) -> None:
+        self._waiting[producer] -= 1
+        if not self._waiting[producer]:
+            del self._waiting[producer]
 
     async def close(self) -> None:
         """Wait for what was accepted."""
@@ -154,8 +162,8 @@ class Sends:
                 )
         except KeyTaken as error:
             raise Rejected(claims[error.claim][0], error) from None
-        except Refused:
-            raise
+        except Refused as error:
+            raise Unavailable(f"the database can't store this at the moment; nothing was accepted ({error})") from error
         except Interrupted:
             moment = await self._settle(batch, notifications[0].id)
         return [moment] * len(posts)

@@ -11,7 +11,7 @@ import httpx
 import msgspec
 import pytest
 
-from notify.api.producers import REFUSAL_SECONDS
+from notify.api.plain import REFUSAL_SECONDS
 from tests.service import SEND, Service, bearer, holding, until
 
 PATH = "/v1/notifications"

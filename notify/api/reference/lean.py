@@ -11,7 +11,8 @@ from msgspec import Meta
 
 from notify.api.described import JSON, MSGPACK, Answer, Body, Description
 from notify.api.events import MEDIA_EVENT, MEDIA_EVENTS, EventRequest
-from notify.api.producers import PATH_BATCH, PATH_SEND, BatchSent, Sent
+from notify.api.plain import PATH_SEND, Sent
+from notify.api.producers import PATH_BATCH, BatchSent
 from notify.api.reference.parameters import RESUMING
 from notify.api.requests import BatchRequest, SendRequest
 from notify.api.stream import PATH_STREAM

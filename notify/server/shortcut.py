@@ -1,0 +1,28 @@
+"""A way past ASGI for the one request that comes most: no task, no events to and fro, a call and a callback.
+
+Keeps the promise that nobody can tell from outside: what an application does not take comes to it in the ordinary way.
+
+    headers ──▶ held ──▶ whole ──▶ offered ──▶ taken ──▶ answered by whoever took it
+                 │                    │
+                 │                    └─ not taken ─▶ the ordinary way
+                 └─ more than is read ahead ──────────────▲
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+from notify.server.exchange import Lines
+
+Answering: TypeAlias = Callable[[int, Lines, bytes], None]
+"""Writes an answer, to be called once: its status, its header lines, its body."""
+
+
+class Shortcut(NamedTuple):
+    """Where POSTs are offered to an application whole, and to whom.
+
+    `take` gets the headers, their names in lower case, the body, and how to answer. Returns False, having done nothing, for
+    what it wants to get in the ordinary way.
+    """
+
+    path: bytes
+    take: Callable[[Lines, bytes, Answering], bool]
