@@ -34,10 +34,11 @@ def set_goals(report: Report) -> list[Goal]:
     """Return the targets that this run can speak to."""
     goals: list[Goal] = []
     floors = report.floors or Floors()
-    if floors.insert_notify_ms:
-        floor = floors.insert_notify_ms
-        for name, value, limit in (("p50", report.latency.p50_ms, 3.0), ("p99", report.latency.p99_ms, 8.0)):
-            goals.append(at_most(f"latency {name} / INSERT+NOTIFY", value, floor, limit, "ms"))
+    # Twice: one after the other, as fast as it gets; and as often as here, between which processors fall asleep as well.
+    for kind, floor_ms in (("", floors.insert_notify_ms), (", as often", floors.insert_notify_paced_ms)):
+        if floor_ms:
+            for name, value, limit in (("p50", report.latency.p50_ms, 3.0), ("p99", report.latency.p99_ms, 8.0)):
+                goals.append(at_most(f"latency {name} / INSERT+NOTIFY{kind}", value, floor_ms, limit, "ms"))
     if floors.litestar_posts_per_second:
         floor = floors.litestar_posts_per_second
         goals.append(at_least("single / no-op Litestar POST", report.single.per_second, floor, 2 / 3))
