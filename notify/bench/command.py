@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import rich_click as click
+from msgspec.structs import replace
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -76,7 +77,7 @@ class Bars(Progress):
     "--workers",
     type=click.IntRange(1, 64),
     default=1,
-    help="Processes of the service, with --self; one is measured, too.",
+    help="Processes of the service, with --self, each with its own senders; one is measured, too.",
 )
 @click.option("--pid", type=int, help="The service's process, for its memory and processor time.")
 @click.option("--floors/--no-floors", default=True, help="Measure what the machine does without us, too.")
@@ -117,6 +118,7 @@ def bench(  # noqa: PLR0913 - one argument an option
         loaders=min(loaders or max(1, (os.cpu_count() or 1) // 2), users),
         at_once=at_once,
         backlog=backlog,
+        processes=workers if own else 1,
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us ends what we started, too
     with choose_service(workers, pid, own=own) as service, show_progress() as bars:
@@ -139,7 +141,7 @@ def bench(  # noqa: PLR0913 - one argument an option
 def run_alone(plan: Plan, progress: Progress) -> Alone:
     """Measure a service of one process, on a database of its own."""
     with run_service(1) as service:
-        return measure_alone(service, plan, progress)
+        return measure_alone(service, replace(plan, processes=1), progress)
 
 
 @contextmanager

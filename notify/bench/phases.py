@@ -74,6 +74,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     loaders: int
     at_once: int = AT_ONCE
     backlog: int = 0
+    processes: int = 1
+    """Of the service: each gets its connections, since what several are for is a larger load."""
 
 
 class Phases:
@@ -135,12 +137,12 @@ class Phases:
         return [Pace(plan.rate / plan.loaders, seconds, start + place / plan.rate) for place in range(plan.loaders)]
 
     def single(self) -> Pressed:
-        """Send one by one, over SINGLE_CONNECTIONS connections, as fast as answers come."""
-        return self._press("single", SINGLE_CONNECTIONS, 1, "/v1/notifications")
+        """Send one by one, over SINGLE_CONNECTIONS connections a process, as fast as answers come."""
+        return self._press("single", SINGLE_CONNECTIONS * self._plan.processes, 1, "/v1/notifications")
 
     def batch(self) -> Pressed:
-        """Send in batches of BATCH_SIZE, over BATCH_CONNECTIONS connections."""
-        return self._press("batch", BATCH_CONNECTIONS, BATCH_SIZE, BATCH_PATH)
+        """Send in batches of BATCH_SIZE, over BATCH_CONNECTIONS connections a process."""
+        return self._press("batch", BATCH_CONNECTIONS * self._plan.processes, BATCH_SIZE, BATCH_PATH)
 
     def _press(self, name: str, connections: int, batch: int, path: str) -> Pressed:
         plan, shares = self._plan, self._fleet.share(connections)
