@@ -6,11 +6,15 @@ from typing import Any
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from notify.cli.secret import keep_secret
 from notify.errors import ConfigurationError
 from notify.settings import Settings
 
 DATA_DIR = Path(".notify")
 """Where `notify dev` keeps its data unless told otherwise, under the working directory."""
+
+DATABASE = "notify"
+"""What `notify dev` calls its database."""
 
 
 class ClientSettings(BaseSettings):
@@ -28,6 +32,17 @@ def read_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         raise ConfigurationError(explain(error)) from None
+
+
+def complete(settings: Settings, url: str, data_dir: Path) -> Settings:
+    """Return the settings with the embedded database, and with a secret kept in `data_dir` if there is no key.
+
+    Raises ConfigurationError.
+    """
+    additions: dict[str, object] = {"database_url": url, "listen_url": ""}
+    if not settings.has_key:
+        additions["jwt_secret"] = [keep_secret(data_dir)]
+    return read_settings(**additions)
 
 
 def read_client_settings() -> tuple[str, str]:

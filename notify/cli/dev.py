@@ -13,17 +13,14 @@ import rich_click as click
 from notify.app import Application
 from notify.auth import Authenticator
 from notify.cli.banner import Place, write_banner
-from notify.cli.configuration import DATA_DIR, read_settings
+from notify.cli.configuration import DATA_DIR, DATABASE, complete, read_settings
 from notify.cli.schema import connect
-from notify.cli.secret import keep_secret
 from notify.cli.serving import held_back, ignore_signals, leaving, serve_until_told
 from notify.embedded import EmbeddedPostgres
 from notify.migrate import migrate
 from notify.server import open_listener
 from notify.settings import Settings
 from notify.telemetry import configure_logging
-
-DATABASE = "notify"
 
 
 @click.command()
@@ -67,14 +64,3 @@ async def prepare(settings: Settings) -> None:
     await Authenticator.from_settings(settings).close()
     async with connect(settings.database_url) as connection:
         await migrate(connection)
-
-
-def complete(settings: Settings, url: str, data_dir: Path) -> Settings:
-    """Return the settings with the embedded database, and with a secret kept in `data_dir` if there is no key.
-
-    Raises ConfigurationError.
-    """
-    additions: dict[str, object] = {"database_url": url, "listen_url": ""}
-    if not settings.has_key:
-        additions["jwt_secret"] = [keep_secret(data_dir)]
-    return read_settings(**additions)

@@ -7,9 +7,10 @@ import rich_click as click
 from rich.console import Console
 from rich.text import Text
 
-from notify.cli.configuration import ClientSettings, read_settings
+from notify.cli.configuration import DATA_DIR, DATABASE, ClientSettings, complete, read_settings
 from notify.cli.printing import clean
 from notify.doctor import Finding, Verdict, examine
+from notify.embedded import EmbeddedPostgres
 from notify.errors import NotifyError
 
 STYLES = {Verdict.GOOD: ("✓", "green"), Verdict.NOTE: ("·", "dim"), Verdict.WRONG: ("✗", "bold red")}
@@ -26,11 +27,16 @@ class Unwell(NotifyError):
 def doctor(*, url: str) -> None:
     """Check the database, its schema, LISTEN, keys, clock and, through --url, the service and a real WebSocket upgrade.
 
-    Says what is wrong and how to mend it; exits with 1 if anything is.
+    Says what is wrong and how to mend it; exits with 1 if anything is. Where no database is set, it looks at the one of
+    `notify dev`, if there is one.
     """
     settings = read_settings()
     client = ClientSettings()
-    place = url or (client.url if "url" in client.model_fields_set else "")
+    postgres = EmbeddedPostgres(DATA_DIR)
+    alone = not settings.database_url and postgres.cluster.exists()
+    if alone:
+        settings = complete(settings, postgres.url(DATABASE), DATA_DIR)
+    place = url or (client.url if alone or "url" in client.model_fields_set else "")
     found = asyncio.run(print_findings(examine(settings, url=place, token=client.token.get_secret_value().strip())))
     if found:
         raise Unwell(f"{found} of the checks found something wrong")

@@ -218,6 +218,15 @@ def test_dev_killed_and_started_again_adopts_what_runs_and_still_has_the_queue(d
     assert processes_of(directory) == []
 
 
+def test_doctor_beside_dev_examines_it_and_finds_it_healthy(directory: Path) -> None:
+    with dev(directory) as running:
+        found = run(directory, "doctor", NOTIFY_URL=running.url)
+        assert (found.returncode, found.stderr) == (0, "")
+        assert "upgraded, and frames go both ways" in found.stdout
+        stop(running)
+    assert run(directory, "doctor", NOTIFY_URL=running.url).returncode == 1
+
+
 def test_dev_keeps_to_a_key_that_is_configured(directory: Path) -> None:
     with dev(directory, NOTIFY_JWT_SECRET=SECRET) as running:
         assert not (directory / ".notify" / "jwt-secret").exists()
