@@ -69,7 +69,8 @@ class PlainSending:
             self._quota.take(identity.subject, 1)
             stored = store.sends.put(Post((notification,)))
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
-            self._refuse(identity.subject, error, answer)
+            # Not before this returns: the server is in the middle of a packet.
+            asyncio.get_running_loop().call_soon(self._refuse, identity.subject, error, answer)
         else:
             stored.add_done_callback(partial(self._finish, notification, answer))
         return True

@@ -14,7 +14,10 @@ from typing import NamedTuple, TypeAlias
 from notify.server.exchange import Lines
 
 Answering: TypeAlias = Callable[[int, Lines, bytes], None]
-"""Writes an answer, to be called once: its status, its header lines, its body."""
+"""Writes an answer, to be called once, and not before `take` has returned: its status, its header lines, its body.
+
+What is answered while a packet is still being read would start the clock for the rest of a next request.
+"""
 
 
 class Shortcut(NamedTuple):

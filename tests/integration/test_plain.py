@@ -12,6 +12,7 @@ import pytest
 from notify.api.plain import PATH_SEND, Answering, Headers
 from notify.auth import Scope
 from notify.server import Shortcut
+from notify.server.http import HttpProtocol
 from tests.service import SEND, Service, bearer, holding, until
 
 TOKEN = bearer("shop", scope=SEND)
@@ -151,3 +152,5 @@ async def test_a_service_that_leaves_says_that_nothing_was_accepted(service: Ser
     assert gate.taken == 1
     assert (answer.status_code, answer.json()["type"]) == (503, "unavailable")
     assert "retry-after" in answer.headers
+    [connection] = [each for each in service.server.server_state.connections if isinstance(each, HttpProtocol)]
+    assert connection._deadline is None  # the next request has not begun, so its client may take its time
