@@ -33,14 +33,21 @@ class Exchange(RequestResponseCycle):
     def answer(self, status: int, lines: Lines, body: bytes) -> None:
         """Write a whole answer, for who took the request by a shortcut; `lines` has its content-length.
 
-        Nothing is written before on this connection that its client has yet to read. Does nothing when the client is gone.
+        What its client has yet to read of answers before is within the transport's bound. Does nothing when the client is
+        gone. Raises ValueError, and drops the connection, for an answer of unknown length or with lines that do not fit.
         """
-        if self.disconnected:
-            return
-        head = self._write_head({"status": status, "headers": lines})
-        assert head is not None, "answers to a shortcut are our own: of a known length, on lines that fit"
-        self._finish(head, body)
-        self.on_response = ignore  # as uvicorn does it: the exchange and its connection refer to each other
+        if not self.transport.is_closing():
+            head = self._write_head({"status": status, "headers": lines})
+            if head is None:
+                self.release()
+                self.transport.abort()  # nobody else would end the wait of its client
+                raise ValueError("answers to a shortcut are our own: of a known length, on lines that fit")
+            self._finish(head, body)
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the connection, as uvicorn does at the end of a task: they refer to each other."""
+        self.on_response = ignore
 
     _head: bytes | None = None
     _started: Any = None

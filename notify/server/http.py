@@ -53,11 +53,15 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(Unavailable("this process has all the connections it can take", retry_after=2))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clocks."""
+        """Stop the clocks, and let go of what was never begun."""
         self._disarm()
         self._unset_keepalive_if_required()
         self.config.refused.discard(self)
         super().connection_lost(exc)
+        if self._held:
+            cast("Exchange", self.cycle).release()
+        for cycle, _app in self.pipeline:
+            cast("Exchange", cycle).release()
 
     def data_received(self, data: bytes) -> None:
         """Parse, within the limits and the time that the part it belongs to has."""
@@ -180,9 +184,22 @@ class HttpProtocol(HttpToolsProtocol):
         )
 
     def _offer(self) -> None:
-        """Offer a whole request to the application; if it does not take it, call it in the ordinary way."""
+        """Offer a whole request to the application; if it does not take it, call it in the ordinary way.
+
+        A fault of its must not reach the parser, for which it would be one of the request. What was done is not known then,
+        so the client hears nothing.
+        """
         cycle, shortcut = cast("Exchange", self.cycle), self.config.shortcut
-        if shortcut is None or not shortcut.take(self.headers, bytes(cycle.body), cycle.answer):
+        try:
+            taken = shortcut is not None and shortcut.take(self.headers, bytes(cycle.body), cycle.answer)
+        except Exception:
+            self.logger.exception("Exception in the shortcut of the application")
+            cycle.release()
+            self.transport.abort()
+            return
+        if taken:
+            cycle.body = bytearray()  # a connection that idles keeps its last exchange
+        else:
             self._start_asgi_task(cycle, self.app)
 
     def on_response_complete(self) -> None:

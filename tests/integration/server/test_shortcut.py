@@ -1,6 +1,8 @@
 """The way past ASGI: nobody can tell from outside who took it, and nothing is left of it."""
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 
@@ -31,6 +33,14 @@ class Taker:
         """Answer an offer, once there is one."""
         await until(lambda: len(self.answers) > number)
         self.answers[number](200, OK, b"taken")
+
+
+async def find_connection(edge: Edge) -> HttpProtocol:
+    """Return the one connection, once there is one."""
+    await until(lambda: bool(edge.server.server_state.connections))
+    [connection] = edge.server.server_state.connections
+    assert isinstance(connection, HttpProtocol)
+    return connection
 
 
 def post(body: bytes, *lines: bytes) -> bytes:
@@ -150,8 +160,7 @@ def test_a_request_that_was_taken_is_answered_before_the_server_leaves(edge: Edg
             await raw.send(post(b"abc"))
             await until(lambda: bool(taker.answers))
             stopping = asyncio.create_task(edge.stop())
-            [connection] = edge.server.server_state.connections
-            assert isinstance(connection, HttpProtocol)
+            connection = await find_connection(edge)
             await until(lambda: not connection.cycle.keep_alive)  # it has taken notice
             await taker.answer()
             answer = await raw.read_all()
@@ -170,5 +179,51 @@ async def test_an_answer_of_unknown_length_or_with_lines_that_do_not_fit_is_a_fa
     async with edge.connect() as raw:
         await raw.send(post(b"abc"))
         await until(lambda: bool(taker.answers))
-        with pytest.raises(AssertionError):
+        with pytest.raises(ValueError, match="of a known length"):
             taker.answers[0](200, lines, b"no")
+        assert await raw.read_all() == b""  # nobody waits for an answer that will not come
+
+
+@served
+async def test_an_application_that_fails_at_an_offer_ends_the_connection_and_is_reported(
+    edge: Edge, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_headers: Lines, _body: bytes, _answer: Answering) -> bool:
+        raise LookupError("not found")
+
+    edge.take = fail
+    async with edge.connect() as raw:
+        await raw.send(post(b"abc") + post(b"abc"))
+        assert await raw.read_all() == b""
+    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["not found"]
+    caplog.clear()
+
+
+@served
+async def test_a_connection_that_idles_keeps_no_body(edge: Edge) -> None:
+    taker = Taker(edge)
+    async with edge.connect() as raw:
+        await raw.send(post(bytes(KIB)))
+        await taker.answer()
+        await raw.read(b"taken")
+        assert not (await find_connection(edge)).cycle.body
+
+
+@pytest.mark.parametrize("sent", [post(b"abc")[:-1], post(b"abc"), post(b"abc") * 2], ids=["held", "taken", "queued"])
+@served
+async def test_of_a_lost_connection_nothing_is_left_to_the_collector(edge: Edge, sent: bytes) -> None:
+    taker = Taker(edge)
+    async with edge.connect() as raw:
+        await raw.send(sent)
+        left = weakref.ref(await find_connection(edge))
+        await until(lambda: (connection := left()) is not None and bool(connection.cycle))
+        gc.disable()
+        try:
+            (await find_connection(edge)).transport.abort()
+            await until(lambda: edge.connections == 0)
+            while taker.answers:
+                taker.answers.pop()(200, OK, b"taken")  # to nobody
+            await asyncio.sleep(0)
+            assert left() is None
+        finally:
+            gc.enable()
