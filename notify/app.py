@@ -242,7 +242,7 @@ class Application:
     async def _live(self, _app: Litestar) -> AsyncGenerator[None, None]:
         """Start everything, in the order of its dependencies; stop it in reverse."""
         authenticator = Authenticator.from_settings(self.settings)
-        store = await Store.connect(self.settings)
+        store = await Store.connect(self.settings, self._part)
         try:
             await store.database.use(require_current)
             orders = Orders(self.hub, store, authenticator)
@@ -321,19 +321,22 @@ class Application:
         self.hub.confirm(user, device, int(seq))
 
     async def _catch_up(self, store: Store, orders: Orders) -> None:
-        """Compare everyone's head, in pages, with the database's; leave if the database is another one."""
+        """Compare everyone's head, in pages, with the database's, unless it is another one: all have parted then."""
         store.backlog.miss()
         await orders.obey()
         epoch = store.mailboxes.epoch
         if await store.mailboxes.read_epoch() != epoch:
-            log.warning("epoch.changed", sessions=len(self.hub))
-            for session in self.hub:
-                session.leave(Close.RESTART)
             return
         users = self.hub.users()
         for start in range(0, len(users), HEADS_PAGE):
             for user, head in (await store.mailboxes.read_heads(users[start : start + HEADS_PAGE])).items():
                 self.hub.wake(user, head)
+
+    def _part(self) -> None:
+        """Send everyone away: the database is another one than they were told of."""
+        log.warning("epoch.changed", sessions=len(self.hub))
+        for session in self.hub:
+            session.leave(Close.RESTART)
 
     async def _tick(self, orders: Orders) -> None:
         while True:

@@ -99,6 +99,7 @@ class Standing(msgspec.Struct, frozen=True):
     unread: int
     cursor: int
     epoch: str
+    database: str  # the part of the epoch that is the database's: what is acknowledged counts in that one alone
 
 
 _IDENTIFIER = re.compile(f"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{{1,{ID_LENGTH}}}")

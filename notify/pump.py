@@ -63,6 +63,7 @@ class Pump:
         "_caught_up",
         "_closing",
         "_codec",
+        "_database",
         "_device",
         "_head",
         "_limits",
@@ -106,6 +107,7 @@ class Pump:
         self._acked = 0  # what the device's cursor is, or will be once the acks on their way are down
         self._skipped_to = 0  # so far a client resumed ahead of its cursor: only its own ack says that it has all that
         self._head = 0
+        self._database = ""  # whose numbers these are
         self._window = Window(limits.max_unacked, limits.max_unacked_bytes)
         self._answers: list[ServerFrame] = []
         self._answers_room: asyncio.Event | None = None
@@ -124,13 +126,17 @@ class Pump:
         """Whether it is open and not about to leave."""
         return self._opened and self._closing is None
 
-    def open(self, cursor: int, position: int, head: int) -> None:
-        """Begin: after `position`, where the device's cursor is at `cursor` and the mailbox's head at `head`."""
+    def open(self, cursor: int, position: int, head: int, database: str) -> None:
+        """Begin: after `position`, where the device's cursor is at `cursor` and the mailbox's head at `head`.
+
+        Acknowledgements count in the epoch of the database that said so.
+        """
         self._acked = cursor
         self._position = position
         if position > cursor and not self._auto_ack:
             self._skipped_to = position
         self._head = max(self._head, head)
+        self._database = database
         self._opened = True
 
     # From the hub
@@ -249,7 +255,7 @@ class Pump:
             settled = min(settled, acked)
         if settled > self._acked:
             self._acked = settled
-            self._store.mailboxes.acking.put(self._user, self._device, settled)
+            self._store.mailboxes.acking.put(self._user, self._device, settled, self._database)
 
     # The task
 

@@ -179,7 +179,7 @@ class Session:
             recovered = resume.after <= standing.head and resume.epoch in {None, standing.epoch}
             if recovered:
                 position = resume.after
-        self._pump.open(standing.cursor, position, standing.head)
+        self._pump.open(standing.cursor, position, standing.head, standing.database)
         self._pump.answer(
             Welcome(
                 session=str(self.id),

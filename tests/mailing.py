@@ -61,7 +61,7 @@ async def read_all(store: Store, user: str, after: int = 0) -> list[int]:
 
 
 async def acknowledge(store: Store, user: str, seq: int, device: str = "default") -> None:
-    store.mailboxes.acking.put(user, device, seq)
+    store.mailboxes.acking.put(user, device, seq, store.mailboxes.epoch)
     await until(lambda: not len(store.mailboxes.acking))
 
 

@@ -1,19 +1,21 @@
 """Acknowledgements on their way to their cursors: nobody waits for them, and they are the most frequent thing there is.
 
 Keeps invariant 3 from the acks' side: a cursor only moves forward, an ack is repeated until it is down, and of a device's acks
-the furthest says it all, so that what waits is bounded by the devices. The path of one:
+the furthest says it all, so that what waits is bounded by the devices. Keeps invariant 7: what was acknowledged in one epoch of
+the database moves nothing in another, whose numbers mean other entries; those are sent again. The path of an ack:
 
     put ──▶ waiting ──▶ aloft ──▶ down
                ▲          │
                │          ├─ held: somebody decides what is pending; tried again after a pause
-               └──────────┴─ the statement failed: waits again, the next leaves after a pause
+               ├──────────┴─ the statement failed: waits again, the next leaves after a pause
+               └─ the epoch is over: all are forgotten, wherever they are
 
 One statement at a time, and the next not at once: what comes meanwhile leaves with it. An ack that comes alone leaves at once.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 from typing import TypeAlias
@@ -21,7 +23,7 @@ from typing import TypeAlias
 import structlog
 
 from notify import metrics
-from notify.batch import Poisoned
+from notify.batch import Interrupted, Poisoned
 from notify.errors import NotifyError, Unavailable
 from notify.pauses import iter_pauses
 from notify.store.database import Database
@@ -50,11 +52,15 @@ Device: TypeAlias = tuple[str, str]
 
 
 class Acks:
-    """The acks of one process."""
+    """The acks of one process. `ask` finds out which epoch it is, and has another one `begin` here."""
 
-    def __init__(self, database: Database, on_ack: Callable[[Iterable[str]], None]) -> None:
+    def __init__(
+        self, database: Database, on_ack: Callable[[Iterable[str]], None], ask: Callable[[], Awaitable[object]]
+    ) -> None:
         self._database = database
         self._on_ack = on_ack
+        self._ask = ask
+        self._epoch = ""
         self._waiting: dict[Device, int] = {}
         self._aloft: dict[Device, int] = {}
         self._held: dict[Device, int] = {}
@@ -71,9 +77,15 @@ class Acks:
         """Devices whose ack is not down yet."""
         return len(self._waiting) + len(self._aloft) + len(self._held)
 
-    def put(self, user: str, device: str, seq: int) -> None:
-        """Move a device's cursor, soon. After `close` this does nothing: the device will get it again."""
-        if self._closed:
+    def begin(self, epoch: str) -> None:
+        """Take acks of this epoch from now on; forget those of the one before, which are of other entries."""
+        self._epoch = epoch
+        self._waiting, self._aloft, self._held = {}, {}, {}
+        self._fail("the database is another one now; what was acknowledged in the former is sent again")
+
+    def put(self, user: str, device: str, seq: int, epoch: str) -> None:
+        """Move a device's cursor, soon. After `close`, and after its epoch, this does nothing: the device will get it again."""
+        if self._closed or epoch != self._epoch:
             return
         key = (user, device)
         if seq > self._waiting.get(key, -1):
@@ -81,15 +93,17 @@ class Acks:
         if self._task is None:
             self._start()
 
-    async def flush(self, user: str, device: str, seq: int) -> None:
-        """Move a device's cursor and return once that is down. Raises Unavailable when the service leaves."""
+    async def flush(self, user: str, device: str, seq: int, epoch: str) -> None:
+        """Move a device's cursor and return once that is down. Raises Unavailable when the service leaves, or the epoch ends."""
         if self._closed:
             raise Unavailable("the service is shutting down; the ack was not stored")
-        self.put(user, device, seq)
+        if epoch != self._epoch:
+            raise Unavailable("the database is another one now; the ack was not stored")
+        self.put(user, device, seq, epoch)
         await self._reach((user, device), seq)
 
     async def settle(self, user: str, device: str) -> None:
-        """Return once all that a device has acknowledged here is down. Raises Unavailable when the service leaves."""
+        """Return once all that a device has acknowledged here is down. Raises Unavailable like `flush`."""
         key = (user, device)
         seq = max(acks.get(key, -1) for acks in (self._waiting, self._aloft, self._held))
         if seq >= 0:
@@ -125,9 +139,13 @@ class Acks:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
+        self._fail("the service is shutting down; whether the ack was stored is not known")
+
+    def _fail(self, reason: str) -> None:
+        """Tell all who wait that it is in vain."""
         for _seq, done in chain.from_iterable(self._flushing.values()):
             if not done.done():
-                done.set_exception(Unavailable("the service is shutting down; whether the ack was stored is not known"))
+                done.set_exception(Unavailable(reason))
         self._flushing.clear()
 
     async def _run(self) -> None:
@@ -137,7 +155,7 @@ class Acks:
                 await self._gather()
                 self._take()
                 try:
-                    held = await self._move(self._aloft)
+                    held = await self._move(self._aloft, self._epoch)
                 except Exception as error:
                     unknown = not isinstance(error, NotifyError)
                     log.warning("acks.delayed", devices=len(self._aloft), reason=str(error), exc_info=unknown)
@@ -145,7 +163,7 @@ class Acks:
                     await asyncio.sleep(next(pauses))
                     continue
                 down, self._aloft = self._aloft, {}
-                if held:
+                if held := [device for device in held if device in down]:  # else forgotten meanwhile
                     self._hold({device: down.pop(device) for device in held})
                 if self._flushing:
                     self._tell(down)
@@ -172,17 +190,21 @@ class Acks:
         for device in self._aloft:
             del self._waiting[device]
 
-    async def _move(self, acks: Mapping[Device, int]) -> Sequence[Device]:
-        """Move cursors; return those that somebody holds. Raises what the database raises, but for bad data: that is dropped."""
+    async def _move(self, acks: Mapping[Device, int], epoch: str) -> Sequence[Device]:
+        """Move cursors, if the database is the one of this epoch; return those that somebody holds.
+
+        Raises what the database raises, but for bad data, which is dropped; Interrupted when the epoch is another one.
+        """
         started = time.monotonic()
         devices = list(acks)
         try:
             with spanning_ack(len(devices)):
-                held: Sequence[int] = await self._database.value(
+                held: Sequence[int] | None = await self._database.value(
                     "move_cursors",
                     [user for user, _device in devices],
                     [device for _user, device in devices],
                     list(acks.values()),
+                    epoch,
                 )
         except Poisoned:
             if len(devices) == 1:
@@ -191,9 +213,12 @@ class Acks:
             middle = len(devices) // 2
             first, second = devices[:middle], devices[middle:]
             return [
-                *await self._move({device: acks[device] for device in first}),
-                *await self._move({device: acks[device] for device in second}),
+                *await self._move({device: acks[device] for device in first}, epoch),
+                *await self._move({device: acks[device] for device in second}, epoch),
             ]
+        if held is None:  # noticed here before anywhere else: a connection of the pool was opened to whoever took over
+            await self._ask()
+            raise Interrupted("the database is another one than these were acknowledged in")
         self._seconds.observe(time.monotonic() - started)
         self._sizes.observe(len(devices))
         self._on_ack(user for user, _device in devices)

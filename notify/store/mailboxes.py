@@ -55,10 +55,16 @@ class Mailboxes:
     """The lanes of reading: opening and fetching; and the acks."""
 
     def __init__(
-        self, database: Database, *, max_devices: int, on_ack: Callable[[Iterable[str]], None] = lambda _users: None
+        self,
+        database: Database,
+        *,
+        max_devices: int,
+        on_ack: Callable[[Iterable[str]], None],
+        on_new_epoch: Callable[[], None],
     ) -> None:
         self._database = database
         self._max_devices = max_devices
+        self._on_new_epoch = on_new_epoch
         self.epoch = ""
         self.opening = Lane[Place, Standing](
             "open",
@@ -72,11 +78,12 @@ class Mailboxes:
         self.fetching = Lane[Position, Page](
             "fetch", self._fetch, flights=FETCH_FLIGHTS, max_items=FETCH_ITEMS, capacity=UNBOUNDED, repeats=True
         )
-        self.acking = Acks(database, on_ack)
+        self.acking = Acks(database, on_ack, self.read_epoch)
 
     async def open(self, user: str, device: str) -> Standing:
         """Return where a device stands; its cursor and mailbox exist from now on."""
-        with suppress(TimeoutError):  # somebody holds the cursor: what is acknowledged comes again then
+        # Somebody holds the cursor, or the epoch ends: what is acknowledged comes again then.
+        with suppress(TimeoutError, Unavailable):
             async with asyncio.timeout(SETTLE_SECONDS):
                 await self.acking.settle(user, device)
         return await self.opening.submit(Place(user, device))
@@ -90,12 +97,13 @@ class Mailboxes:
 
         Raises Unavailable when somebody holds it for too long: it moves as soon as it is let go.
         """
+        epoch = self.epoch  # of the moment it came
         # Looked at first: it may travel as one with an ack of the device's session, which must not be lost with it.
         if seq > (await self.read_heads((user,))).get(user, 0):
             return
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                await self.acking.flush(user, device, seq)
+                await self.acking.flush(user, device, seq, epoch)
         except TimeoutError:
             raise Unavailable("somebody holds the mailbox; the ack will be stored when it is free") from None
 
@@ -104,19 +112,26 @@ class Mailboxes:
         return {row[0]: row[1] for row in await self._database.rows("read_heads", users)}
 
     async def read_epoch(self) -> str:
-        """Ask the database who it is, remember it, and return it."""
-        self.epoch = await self._database.value("read_epoch")
-        return self.epoch
+        """Ask the database who it is, remember it, and return it; if it is another one than before, tell."""
+        epoch: str = await self._database.value("read_epoch")
+        if epoch != self.epoch:
+            known, self.epoch = self.epoch, epoch
+            self.acking.begin(epoch)
+            if known:
+                self._on_new_epoch()
+        return epoch
 
     def derive_epoch(self, born: UUID) -> str:
-        """Return the epoch of a mailbox: another database, or another mailbox of the same user, is another epoch."""
-        return hashlib.blake2s(f"{self.epoch}/{born}".encode(), digest_size=8).hexdigest()
+        """Return the epoch of a mailbox as it is at the moment."""
+        return derive_epoch(self.epoch, born)
 
     async def close(self) -> None:
         """Write down the acks that are still on their way."""
         await asyncio.gather(self.opening.close(), self.fetching.close(), self.acking.close())
 
     async def _open(self, places: Sequence[Place]) -> Sequence[Standing]:
+        # Of before: what a former database says must not be told as the next one's, for the client would come back with that.
+        epoch = self.epoch
         found = await self._look(places)
         missing = [
             place
@@ -136,7 +151,8 @@ class Mailboxes:
                 floor=row["floor"],
                 unread=row["unread"],
                 cursor=row["seq"],
-                epoch=self.derive_epoch(row["born"]),
+                epoch=derive_epoch(epoch, row["born"]),
+                database=epoch,
             )
             for row in found
         ]
@@ -167,6 +183,11 @@ class Mailboxes:
     async def _probe(self, keys: Collection[Hashable]) -> Collection[Hashable]:
         found: list[str] = await self._database.value("blocked_users", list(keys))
         return found
+
+
+def derive_epoch(database: str, born: UUID) -> str:
+    """Return the epoch of a mailbox: another database, or another mailbox of the same user, is another epoch."""
+    return hashlib.blake2s(f"{database}/{born}".encode(), digest_size=8).hexdigest()
 
 
 def assemble(position: Position, head: int, floor: int, entries: list[Entry]) -> Page:

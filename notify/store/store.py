@@ -1,6 +1,7 @@
 """What the rest of the service sees of the database."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Self
 
 from notify.activity import Activity
@@ -27,11 +28,16 @@ from notify.store.webhooks import Webhooks
 class Store:
     """The subjects of the store, over one pool."""
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Database, settings: Settings, on_new_epoch: Callable[[], None]) -> None:
         self.database = database
         self.sends = Sends(database, max_pending=settings.max_pending)
         self.backlog = Backlog(database)
-        self.mailboxes = Mailboxes(database, max_devices=settings.max_devices, on_ack=self.backlog.acknowledge)
+        self.mailboxes = Mailboxes(
+            database,
+            max_devices=settings.max_devices,
+            on_ack=self.backlog.acknowledge,
+            on_new_epoch=on_new_epoch,
+        )
         self.notifications = Notifications(database)
         self.broadcasts = Broadcasts(database)
         self.topics = Topics(database)
@@ -48,9 +54,13 @@ class Store:
         self.activity_log = ActivityLog(database)
 
     @classmethod
-    async def connect(cls, settings: Settings) -> Self:
-        """Open the pool and learn the epoch. Raises ConfigurationError or batch.Interrupted."""
-        store = cls(await Database.connect(settings.database_url, connections=settings.database_connections), settings)
+    async def connect(cls, settings: Settings, on_new_epoch: Callable[[], None] = lambda: None) -> Self:
+        """Open the pool and learn the epoch; `on_new_epoch` hears of later ones.
+
+        Raises ConfigurationError or batch.Interrupted.
+        """
+        database = await Database.connect(settings.database_url, connections=settings.database_connections)
+        store = cls(database, settings, on_new_epoch)
         try:
             await store.mailboxes.read_epoch()
         except BaseException:

@@ -37,15 +37,20 @@ LEFT JOIN LATERAL (
 ORDER BY r.ord, p.seq
 
 -- name: move_cursors
--- Acknowledges: moves cursors forward, never back and never past the head, and writes down what each move covered.
+-- Acknowledges: moves cursors forward, never back and never past the head, and writes down what each move covered. In a database
+-- that is another one than the acks are for (its epoch, see read_epoch, is not $4), it moves nothing and answers with NULL.
 -- A cursor that somebody holds (a cancel deciding what is pending) is passed over, so that it holds up nobody else's.
 -- Primary keys; answers with the places of those, which are to be tried again. Who was passed over is only asked where not all moved.
-WITH held AS (
+WITH here AS (
+    SELECT $4::text = md5(concat_ws('/', (SELECT c.system_identifier FROM pg_control_system() AS c), (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()),
+        CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) END,
+        (SELECT s.value FROM notify.salt AS s))) AS is_meant
+), held AS (
     SELECT c.user_id, c.device, c.seq AS after_seq, r.seq AS to_seq, r.ord
     FROM unnest($1::text[], $2::text[], $3::bigint[]) WITH ORDINALITY AS r (user_id, device, seq, ord)
     JOIN notify.cursor AS c ON c.user_id = r.user_id AND c.device = r.device
     JOIN notify.mailbox AS m ON m.user_id = r.user_id AND m.head >= r.seq
-    WHERE c.seq < r.seq
+    WHERE c.seq < r.seq AND (SELECT h.is_meant FROM here AS h)
     ORDER BY c.user_id, c.device
     FOR UPDATE OF c SKIP LOCKED
 ), moved AS (
@@ -57,7 +62,7 @@ WITH held AS (
     SELECT v.user_id, v.device, v.to_seq, v.after_seq, clock_timestamp() FROM moved AS v
     RETURNING 1
 )
-SELECT CASE WHEN (SELECT count(*) FROM held) = cardinality($1::text[]) THEN '{}'::integer[] ELSE ARRAY(
+SELECT CASE WHEN (SELECT count(*) FROM held) = cardinality($1::text[]) THEN '{}'::integer[] WHEN (SELECT h.is_meant FROM here AS h) THEN ARRAY(
     SELECT r.ord::integer
     FROM unnest($1::text[], $2::text[], $3::bigint[]) WITH ORDINALITY AS r (user_id, device, seq, ord)
     JOIN notify.cursor AS c ON c.user_id = r.user_id AND c.device = r.device
@@ -72,7 +77,7 @@ SELECT m.user_id, m.head FROM notify.mailbox AS m WHERE m.user_id = ANY ($1::tex
 
 -- name: read_epoch
 -- What makes this database this database: another cluster, timeline (a failover or a restore), database or salt is another epoch.
--- A replica has no timeline of its own to write, hence none here. No table but the one row of the salt.
+-- A replica has no timeline of its own to write, hence none here. No table but the one row of the salt. In move_cursors again.
 SELECT md5(concat_ws('/', (SELECT c.system_identifier FROM pg_control_system() AS c), (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()),
     CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) END,
     (SELECT s.value FROM notify.salt AS s)))

@@ -50,7 +50,7 @@ async def test_acks_of_two_nodes_at_once_leave_the_further_one(
     await store.mailboxes.open("ann", "default")
     async with connected(database_url) as other:
         for seq in range(1, 51):
-            (store, other)[seq % 2].mailboxes.acking.put("ann", "default", seq)
+            (store, other)[seq % 2].mailboxes.acking.put("ann", "default", seq, store.mailboxes.epoch)
             await asyncio.sleep(0)
         await until(lambda: not len(store.mailboxes.acking) and not len(other.mailboxes.acking))
     assert await read_cursor(connection, "ann") == 50
@@ -63,7 +63,7 @@ async def test_an_ack_beyond_the_head_takes_no_other_ack_along(store: Store, con
     await store.mailboxes.open("ann", "default")
     wrong = asyncio.create_task(store.mailboxes.acknowledge("ann", "default", 10**9))
     await asyncio.sleep(0)
-    store.mailboxes.acking.put("ann", "default", 3)
+    store.mailboxes.acking.put("ann", "default", 3, store.mailboxes.epoch)
     await wrong
     await until(lambda: not len(store.mailboxes.acking))
     assert await read_cursor(connection, "ann") == 3

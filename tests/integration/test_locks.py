@@ -153,8 +153,8 @@ async def test_a_locked_cursor_holds_up_nobody_elses(
     await store.mailboxes.open("ann", "default")
     await store.mailboxes.open("bob", "default")
     async with holding_cursor(database_url, "ann"):
-        store.mailboxes.acking.put("ann", "default", 1)
-        store.mailboxes.acking.put("bob", "default", 1)
+        store.mailboxes.acking.put("ann", "default", 1, store.mailboxes.epoch)
+        store.mailboxes.acking.put("bob", "default", 1, store.mailboxes.epoch)
         await until(lambda: stands_at(connection, "bob", 1), seconds=2)
     await until(lambda: stands_at(connection, "ann", 1))
 
