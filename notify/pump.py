@@ -127,10 +127,7 @@ class Pump:
         return self._opened and self._closing is None
 
     def open(self, cursor: int, position: int, head: int, database: str) -> None:
-        """Begin: after `position`, where the device's cursor is at `cursor` and the mailbox's head at `head`.
-
-        Acknowledgements count in the epoch of the database that said so.
-        """
+        """Begin after `position`, where the device's cursor is at `cursor` and the head at `head` in an epoch of the database."""
         self._acked = cursor
         self._position = position
         if position > cursor and not self._auto_ack:
