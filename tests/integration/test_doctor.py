@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from notify import clock, doctor
-from notify.doctor import Finding, Verdict, examine
+from notify import clock
+from notify.doctor import Finding, Verdict, database, examine
 from notify.embedded import EmbeddedPostgres
 from notify.settings import Settings
 from tests.admin import READ, Admin
@@ -92,7 +92,7 @@ async def test_a_read_only_database_is_found(connection: asyncpg.Connection, dat
 async def test_a_transaction_left_open_with_a_notification_in_it_is_named(
     connection: asyncpg.Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "OPEN_SECONDS", 0.0)
+    monkeypatch.setattr(database, "OPEN_SECONDS", 0.0)
     async with connection.transaction():
         await connection.execute("SELECT notify.send(recipient => 'alice', type => 't')")
         found = (await look(configure(database_url)))["transactions"]
@@ -105,7 +105,7 @@ async def test_a_transaction_left_open_with_a_notification_in_it_is_named(
 async def test_a_listen_link_to_another_database_is_found(
     postgres: EmbeddedPostgres, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(database, "ANSWER_SECONDS", 0.5)
     elsewhere = postgres.url("postgres")
     found = await look(configure(database_url, listen_url=elsewhere))
     assert wrong(found) == ["listen"]
