@@ -1,8 +1,8 @@
 """What an attacker tries on a running service, and gets nothing of.
 
 Forged tokens at every door, other people's things, pages of other sites, and requests that cost the service far more than
-their sender. The parts are tested one by one elsewhere (tests/unit/test_auth.py and test_keys.py, tests/integration/server);
-here they stand behind the doors that the world sees.
+their sender. The parts are tested one by one elsewhere (tests/unit/test_auth.py, test_keys.py and test_keyring.py,
+tests/integration/server); here they stand behind the doors that the world sees.
 """
 
 import json
