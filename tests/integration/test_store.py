@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 
 from notify.batch import Lane, Poisoned
+from notify.ids import mint_id
 from notify.model import Codec, Kind, Page
 from notify.store import Store
 from notify.store.sends import Post
@@ -124,6 +125,20 @@ async def test_several_for_the_same_users_in_one_statement_are_numbered_and_told
         ]
     assert len(told) > 1
     assert max(len(part.encode()) for part in told) < 8_000
+
+
+async def test_recipients_in_no_order_get_what_is_theirs(store: Store) -> None:
+    """Our own statements sort them; those of a node that still runs an older release do not."""
+    await store.sends.send(post("bea"))
+    ids = [mint_id() for _ in range(3)]
+    arguments: list[Any] = [
+        mint_id(), ids, ["shop"] * 3, ["t"] * 3, [b"1"] * 3, [0] * 3, [1] * 3, [60] * 3, [None] * 3, [None] * 3, [None] * 3,
+        [None] * 3, [1, 2, 3], ["cyd", "ann", "bea"], 100, [], [], [], [],
+    ]  # fmt: skip
+    await store.database.value("deposit", *arguments)
+    for user, seq, id_ in zip(("cyd", "ann", "bea"), (1, 1, 2), ids, strict=True):
+        page = await store.mailboxes.fetch(user, seq - 1, ROOM, SIZE)
+        assert [(entry.seq, entry.notification_id) for entry in page.entries] == [(seq, id_)]
 
 
 async def test_a_page_is_bounded_in_entries_and_in_bytes_and_never_empty_before_the_head(store: Store) -> None:
