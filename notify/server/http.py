@@ -181,7 +181,15 @@ class HttpProtocol(HttpToolsProtocol):
             and self.url == shortcut.path
             and self.scope["method"] == "POST"
             and not (upgrade or self.expect_100_continue or self.flow.write_paused)
+            and self._is_read_ahead(dict(self.headers).get(b"content-length", b"0"))
         )
+
+    def _is_read_ahead(self, length: bytes) -> bool:
+        """Whether a body of this length, in digits, is read whole before anybody asks for it.
+
+        One that is not may be refused by its head alone, so the application hears of it at once.
+        """
+        return len(length) <= len(b"%d" % HIGH_WATER_LIMIT) and int(length) <= HIGH_WATER_LIMIT
 
     def _offer(self) -> None:
         """Offer a whole request to the application; if it does not take it, call it in the ordinary way.

@@ -10,7 +10,7 @@ from notify.server import Answering
 from notify.server.exchange import Lines
 from notify.server.http import HttpProtocol
 from notify.settings import KIB
-from tests.edge import LIMITS, Edge, read_status, served, until
+from tests.edge import LIMITS, Edge, Peer, answer, read_status, served, until
 
 SHORT = b"POST /short HTTP/1.1\r\nHost: x\r\n"
 OK: Lines = [(b"content-length", b"5")]
@@ -113,11 +113,22 @@ async def test_what_is_no_plain_post_to_the_path_is_never_offered(edge: Edge) ->
 @served
 async def test_what_is_more_than_is_read_ahead_reaches_the_application(edge: Edge) -> None:
     taker = Taker(edge)
-    body = bytes(200 * KIB)
+    size = 200 * KIB
     async with edge.connect() as raw:
-        await raw.send(post(body))
-        await raw.read(b"\r\n\r\n%d" % len(body))
+        await raw.send(SHORT + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % size + bytes(size) + b"\r\n0\r\n\r\n")
+        await raw.read(b"\r\n\r\n%d" % size)
     assert not taker.offers
+
+
+@served
+async def test_what_says_that_it_is_more_than_is_read_ahead_can_be_refused_by_its_head(edge: Edge) -> None:
+    async def refuse(peer: Peer) -> None:
+        await answer(peer, b"no")
+
+    edge.handle = refuse
+    async with edge.connect() as raw:
+        await raw.send(SHORT + b"Content-Length: %d\r\n\r\n" % (64 * KIB + 1))
+        await raw.read(b"no")
 
 
 @served
