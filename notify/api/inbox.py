@@ -21,6 +21,7 @@ from notify.frames import Seq, Seqs
 from notify.gateway import DEFAULT_DEVICE
 from notify.model import ID_LENGTH, Codec
 from notify.settings import KIB
+from notify.store.inbox import Device
 
 MAX_BODY_BYTES = 64 * KIB
 """Of a body that sends nothing: the largest, a thousand seqs, has 20 KB. Any user may post one, and 8 MiB take a second."""
@@ -67,18 +68,10 @@ class AckRequest(msgspec.Struct, forbid_unknown_fields=True):
     device: Annotated[str, Meta(min_length=1, max_length=ID_LENGTH, pattern=NO_CONTROLS)] = DEFAULT_DEVICE
 
 
-class DeviceItem(msgspec.Struct, frozen=True):
-    """One of a user's devices."""
-
-    device: str
-    cursor: int
-    seen_at: datetime
-
-
 class Devices(msgspec.Struct, frozen=True):
     """A user's devices."""
 
-    items: list[DeviceItem]
+    items: list[Device]
     next: None = None
 
 
@@ -174,9 +167,7 @@ async def acknowledge(request: Request[Any, Any, Any], services: NamedDependency
 async def list_devices(request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Devices:
     """Return the caller's devices and how far each has acknowledged."""
     identity = await identify(request, services)
-    return Devices(
-        [DeviceItem(d.device, d.cursor, d.seen_at) for d in await services.store.inbox.devices(identity.subject)]
-    )
+    return Devices(list(await services.store.inbox.devices(identity.subject)))
 
 
 @delete("/v1/inbox/devices/{device:str}", summary="Remove one of one's devices", tags=["Front ends"])

@@ -12,7 +12,7 @@ LATEST = 2**63 - 1
 
 
 class Act(msgspec.Struct, frozen=True):
-    """What an admin did."""
+    """What an admin did: who, what, to whom, when, and how many it touched."""
 
     id: int
     at: datetime

@@ -26,7 +26,7 @@ class InboxItem(msgspec.Struct, frozen=True):
 
 
 class Device(msgspec.Struct, frozen=True):
-    """A device of a user, and the last seq it has acknowledged."""
+    """One of a user's devices. `cursor`: the last seq that it has acknowledged."""
 
     device: str
     cursor: int

@@ -42,17 +42,9 @@ class PendingItem(msgspec.Struct, frozen=True):
     bytes: int
 
 
-class RecentItem(msgspec.Struct, frozen=True):
+class RecentItem(PendingItem, frozen=True):
     """A notification and what became of it for this user."""
 
-    seq: int
-    id: UUID
-    type: str
-    producer: str
-    created_at: datetime
-    expires_at: datetime
-    queued_at: datetime
-    bytes: int
     status: str
     delivered_at: datetime | None
     read_at: datetime | None

@@ -73,7 +73,7 @@ class Undelivered(msgspec.Struct, frozen=True):
 
 
 class Webhook(msgspec.Struct, frozen=True):
-    """An app's webhook as anybody may see it: without its secret. `failures` in a row; `dropped` were never made."""
+    """An app's webhook, without its secret. `failures`: calls in a row; `dropped`: never made, because too many waited."""
 
     app: str
     url: str
@@ -88,7 +88,7 @@ class Webhook(msgspec.Struct, frozen=True):
 
 
 class WaitingCall(msgspec.Struct, frozen=True):
-    """A call that has yet to get through. `next_at` is None once it was given up."""
+    """A call that nobody took yet. `id` is the notification's; without `next_at` it was given up."""
 
     id: UUID
     due_at: datetime

@@ -16,7 +16,7 @@ from notify.api.paths import read_limit, read_name, read_segment
 from notify.api.services import Services
 from notify.errors import NotFound
 from notify.ids import read_time
-from notify.store.audit import LATEST
+from notify.store.audit import LATEST, Act
 from notify.store.sessions import LAST_ID, NodeState, SessionState
 
 TELL_SECONDS = (0.0, 0.4, 0.8)
@@ -71,22 +71,10 @@ class NodePage(msgspec.Struct, frozen=True):
     next: None = None
 
 
-class ActItem(msgspec.Struct, frozen=True):
-    """What an admin did: who, what, to whom, when, and how many it touched."""
-
-    id: int
-    at: datetime
-    actor: str
-    action: str
-    target: str
-    affected: int
-    detail: str | None
-
-
 class AuditPage(msgspec.Struct, frozen=True):
     """What was done, the latest first."""
 
-    items: list[ActItem]
+    items: list[Act]
     next: str | None
     as_of: datetime
 
@@ -197,9 +185,7 @@ async def list_audit(
         target=read_name(target, "target"), before=LATEST if before is None else before, limit=size + 1
     )
     return AuditPage(
-        items=[
-            ActItem(act.id, act.at, act.actor, act.action, act.target, act.affected, act.detail) for act in found[:size]
-        ],
+        items=list(found[:size]),
         next=write_place(found[size - 1].id) if len(found) > size else None,
         as_of=now(),
     )

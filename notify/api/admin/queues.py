@@ -13,13 +13,14 @@ from notify.api.admin.cluster import SessionItem, describe_session
 from notify.api.admin.common import now, read_place, require_reader, require_writer, write_place
 from notify.api.body import BodyReader
 from notify.api.described import describe
-from notify.api.inbox import DeviceItem, read_request_body
+from notify.api.inbox import read_request_body
 from notify.api.paths import MAX_LIMIT, invalid, read_limit, read_segment
 from notify.api.services import Services
 from notify.errors import NotFound
 from notify.frames import Seq
 from notify.model import ID_LENGTH, is_identifier
 from notify.store.backlog import Place
+from notify.store.inbox import Device
 
 
 class QueueItem(msgspec.Struct, frozen=True):
@@ -63,17 +64,9 @@ class PendingNotification(msgspec.Struct, frozen=True):
     bytes: int
 
 
-class RecentNotification(msgspec.Struct, frozen=True):
+class RecentNotification(PendingNotification, frozen=True):
     """A notification and what became of it for this user."""
 
-    seq: int
-    id: UUID
-    type: str
-    source: str
-    created_at: datetime
-    expires_at: datetime
-    queued_at: datetime
-    bytes: int
     status: Literal["pending", "delivered", "read", "expired", "cancelled", "collapsed"]
     delivered_at: datetime | None
     read_at: datetime | None
@@ -86,7 +79,7 @@ class Queue(msgspec.Struct, frozen=True):
     user: str
     as_of: datetime
     mailbox: Mailbox
-    devices: list[DeviceItem]
+    devices: list[Device]
     pending: list[PendingNotification]
     """The oldest first, as many as `limit`; `mailbox` has their number."""
     recent: list[RecentNotification]
@@ -190,7 +183,7 @@ async def get_queue(
             pending=mailbox.pending,
             oldest_pending_at=mailbox.oldest_at,
         ),
-        devices=[DeviceItem(d.device, d.cursor, d.seen_at) for d in await store.inbox.devices(owner)],
+        devices=list(await store.inbox.devices(owner)),
         pending=[
             PendingNotification(
                 seq=item.seq,

@@ -8,7 +8,6 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import urlsplit
-from uuid import UUID
 
 import msgspec
 from litestar import Request, delete, get, put
@@ -26,6 +25,7 @@ from notify.auth import Scope
 from notify.errors import NotFound
 from notify.outbound import ForbiddenAddress, Unreachable
 from notify.signing import mint_secret, read_secret, write_secret
+from notify.store.webhooks import WaitingCall, Webhook
 
 PATH = "/v1/admin/webhooks/{app:str}"
 
@@ -61,43 +61,17 @@ class WebhookSet(msgspec.Struct, frozen=True):
     secret: str
 
 
-class WebhookItem(msgspec.Struct, frozen=True):
-    """An app's webhook. `failures`: calls in a row; `dropped`: never made, because too many waited."""
-
-    app: str
-    url: str
-    set_by: str
-    set_at: datetime
-    last_at: datetime | None
-    last_result: str | None
-    failures: int
-    waiting: int
-    given_up: int
-    dropped: int
-
-
-class CallItem(msgspec.Struct, frozen=True):
-    """A call that nobody took yet. `id` is the notification's; without `next_at` it was given up."""
-
-    id: UUID
-    due_at: datetime
-    attempts: int
-    tried_at: datetime | None
-    next_at: datetime | None
-    problem: str | None
-
-
-class WebhookState(WebhookItem, frozen=True):
+class WebhookState(Webhook, frozen=True):
     """An app's webhook, and the latest calls that wait or were given up, as many as `limit`."""
 
-    calls: list[CallItem]
+    calls: list[WaitingCall]
     as_of: datetime
 
 
 class WebhookPage(msgspec.Struct, frozen=True):
     """The webhooks, in the order of their apps."""
 
-    items: list[WebhookItem]
+    items: list[Webhook]
     next: str | None
     as_of: datetime
 
@@ -137,7 +111,7 @@ async def list_webhooks(
     size = read_limit(limit)
     found = await services.store.webhooks.page(after=read_place(cursor, str) or "", limit=size + 1)
     return WebhookPage(
-        items=[WebhookItem(**msgspec.structs.asdict(webhook)) for webhook in found[:size]],
+        items=list(found[:size]),
         next=write_place(found[size - 1].app) if len(found) > size else None,
         as_of=now(),
     )
@@ -159,7 +133,7 @@ async def get_webhook(
     calls = await services.store.webhooks.calls(wanted, read_limit(limit))
     return WebhookState(
         **msgspec.structs.asdict(found),
-        calls=[CallItem(**msgspec.structs.asdict(call)) for call in calls],
+        calls=list(calls),
         as_of=now(),
     )
 
