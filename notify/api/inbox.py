@@ -18,7 +18,7 @@ from notify.api.services import Services
 from notify.auth import Identity, Scope
 from notify.errors import FieldError, InvalidRequest, NotFound
 from notify.frames import Seq, Seqs
-from notify.gateway import DEFAULT_DEVICE
+from notify.gateway import DEFAULT_DEVICE, MAX_EPOCH
 from notify.model import ID_LENGTH, Codec
 from notify.settings import KIB
 from notify.store.inbox import Device
@@ -66,6 +66,10 @@ class AckRequest(msgspec.Struct, forbid_unknown_fields=True):
 
     seq: Seq
     device: Annotated[str, Meta(min_length=1, max_length=ID_LENGTH, pattern=NO_CONTROLS)] = DEFAULT_DEVICE
+    epoch: (
+        Annotated[str, Meta(max_length=MAX_EPOCH, description="The epoch that `seq` belongs to, from `welcome`.")]
+        | UnsetType
+    ) = UNSET
 
 
 class Devices(msgspec.Struct, frozen=True):
@@ -156,11 +160,15 @@ async def mark_read(request: Request[Any, Any, Any], services: NamedDependency[S
     opt=describe(takes=AckRequest),
 )
 async def acknowledge(request: Request[Any, Any, Any], services: NamedDependency[Services]) -> None:
-    """Acknowledge everything up to a seq for one of the caller's devices. Beyond the head it means nothing."""
+    """Acknowledge everything up to a seq for one of the caller's devices.
+
+    Beyond the head it means nothing, nor does it when the `epoch` it names is another one by now.
+    """
     identity = await identify(request, services)
     ack = _ack_request.decode(*await read_request_body(request, services))
-    await services.store.mailboxes.acknowledge(identity.subject, ack.device, ack.seq)
-    await services.store.inbox.announce_ack(identity.subject, ack.device, ack.seq)
+    epoch = None if ack.epoch is UNSET else ack.epoch
+    if await services.store.mailboxes.acknowledge(identity.subject, ack.device, ack.seq, epoch):
+        await services.store.inbox.announce_ack(identity.subject, ack.device, ack.seq)
 
 
 @get("/v1/inbox/devices", summary="List one's devices", tags=["Front ends"])

@@ -970,6 +970,7 @@ class EventStream {
   #abort = new AbortController();
   #options;
   #token;
+  #epoch; // what the seqs of this stream belong to; an ack that comes late counts in no other
   #wanted = -1;
   #acking = false;
 
@@ -1005,6 +1006,7 @@ class EventStream {
         rest = lines.pop();
         for (const line of lines) {
           if (line.startsWith("data:")) data.push(line.slice(line[5] === " " ? 6 : 5));
+          else if (line.startsWith("id:")) this.#epoch = line.slice(3, line.lastIndexOf(":")).trim();
           else if (line === "" && data.length > 0) {
             on.message(data.join("\n"));
             data = [];
@@ -1032,7 +1034,7 @@ class EventStream {
           fetch(`${base}/v1/inbox/ack`, {
             method: "POST",
             headers: { Authorization: `Bearer ${token}`, "Content-Type": "application/json" },
-            body: JSON.stringify({ device, seq: reached }),
+            body: JSON.stringify({ device, seq: reached, epoch: this.#epoch }),
             credentials: "omit",
             keepalive: true, // the page may be leaving
           }),

@@ -92,20 +92,25 @@ class Mailboxes:
         """Return what follows `after` in a mailbox: up to so many entries and bytes of data, but at least one entry."""
         return await self.fetching.submit(Position(user, after, min(entries, PAGE_ENTRIES), min(size, PAGE_BYTES)))
 
-    async def acknowledge(self, user: str, device: str, seq: int) -> None:
-        """Move a device's cursor and return once that is down; beyond the head it means nothing.
+    async def acknowledge(self, user: str, device: str, seq: int, epoch: str | None = None) -> bool:
+        """Move a device's cursor and return once that is down; beyond the head, or in another epoch than this, it means nothing.
 
-        Raises Unavailable when somebody holds it for too long: it moves as soon as it is let go.
+        Tells whether it meant something. Raises Unavailable when somebody holds the cursor for too long: it moves as soon as it
+        is let go; or when the database turns out to be another one.
         """
-        epoch = self.epoch  # of the moment it came
+        database = self.epoch  # of the moment it came
         # Looked at first: it may travel as one with an ack of the device's session, which must not be lost with it.
-        if seq > (await self.read_heads((user,))).get(user, 0):
-            return
+        mailbox = await self._database.row("find_head", user)
+        if mailbox is None or seq > mailbox["head"]:
+            return False
+        if epoch is not None and epoch != derive_epoch(database, mailbox["born"]):
+            return False
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                await self.acking.flush(user, device, seq, epoch)
+                await self.acking.flush(user, device, seq, database)
         except TimeoutError:
             raise Unavailable("somebody holds the mailbox; the ack will be stored when it is free") from None
+        return True
 
     async def read_heads(self, users: Sequence[str]) -> dict[str, int]:
         """Return the heads of those of these mailboxes that exist."""

@@ -75,6 +75,10 @@ SELECT CASE WHEN (SELECT count(*) FROM held) = cardinality($1::text[]) THEN '{}'
 -- The heads of some mailboxes, to find out which moved while nobody was listening. Primary key.
 SELECT m.user_id, m.head FROM notify.mailbox AS m WHERE m.user_id = ANY ($1::text[])
 
+-- name: find_head
+-- The head of one mailbox, and what its epoch is made of beside the database's. Primary key.
+SELECT m.head, m.born FROM notify.mailbox AS m WHERE m.user_id = $1
+
 -- name: read_epoch
 -- What makes this database this database: another cluster, timeline (a failover or a restore), database or salt is another epoch.
 -- A replica has no timeline of its own to write, hence none here. No table but the one row of the salt. In move_cursors again.

@@ -212,7 +212,10 @@ async def test_where_websockets_are_blocked_events_are_streamed_and_acknowledged
     sent = await service.send("alice", 1)
     tab = await web.open(service.url, blocked=True)
     await tab.wait_live()
-    await service.send("alice", 2)
+    [welcome] = await tab.run("() => ops.filter(({ op }) => op === 'welcome')")
+    async with tab.page.expect_request("**/v1/inbox/ack") as asked:
+        await service.send("alice", 2)
+    assert (await asked.value).post_data_json == {"device": "web", "seq": 2, "epoch": welcome["epoch"]}
     await tab.wait_seen(1, 2)
     assert (await tab.run("() => states.at(-1)"))["transport"] == "sse"
 

@@ -13,7 +13,7 @@ from notify.errors import Unavailable
 from notify.sql import query
 from notify.store import Store
 from tests.mailing import post
-from tests.service import Service, read_cursor
+from tests.service import Service, bearer, read_cursor
 
 
 async def test_an_ack_of_before_a_failover_moves_no_cursor_after_it(
@@ -65,7 +65,24 @@ async def test_an_ack_that_came_before_a_failover_was_noticed_is_not_taken_for_a
 ) -> None:
     await store.sends.send(post("ann"))
     await store.mailboxes.open("ann", "default")
-    monkeypatch.setattr(store.mailboxes, "read_heads", fail_over_after(store.mailboxes.read_heads, store, connection))
+    monkeypatch.setattr(store.database, "row", fail_over_after(store.database.row, store, connection))
     with pytest.raises(Unavailable):
         await store.mailboxes.acknowledge("ann", "default", 1)
     assert await read_cursor(connection, "ann") == 0
+
+
+async def test_an_ack_by_post_that_names_another_epoch_means_nothing(
+    service: Service, connection: asyncpg.Connection
+) -> None:
+    await service.send_many("ann", 3)
+    async with service.connect("ann") as former:
+        await former.take_until("caught_up")
+    await connection.execute(query("renew_salt"))
+    await service.store.mailboxes.read_epoch()
+    async with service.connect("ann") as socket:
+        await socket.take_until("caught_up")
+        for epoch, cursor in ((former.welcome["epoch"], 0), (socket.welcome["epoch"], 2)):
+            ack = {"device": "default", "seq": 2, "epoch": epoch}
+            answer = await service.client.post("/v1/inbox/ack", json=ack, headers=bearer("ann"))
+            assert answer.status_code == 204, answer.text
+            assert await read_cursor(connection, "ann") == cursor

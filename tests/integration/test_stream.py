@@ -103,7 +103,15 @@ async def test_an_ack_is_for_the_named_device_of_the_caller_alone(
 
 
 async def test_an_ack_that_is_none_is_400(service: Service) -> None:
-    bodies: list[object] = [{}, {"seq": -1}, {"seq": "1"}, {"seq": 1, "device": ""}, {"seq": 1, "more": 1}, []]
+    bodies: list[object] = [
+        {},
+        {"seq": -1},
+        {"seq": "1"},
+        {"seq": 1, "device": ""},
+        {"seq": 1, "epoch": 7},
+        {"seq": 1, "more": 1},
+        [],
+    ]
     for body in bodies:
         answer = await service.client.post("/v1/inbox/ack", json=body, headers=bearer("alice"))
         assert answer.status_code == 400, body

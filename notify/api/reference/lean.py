@@ -121,7 +121,7 @@ LEAN_ROUTES = (
         "Follow the mailbox as server-sent events",
         "The frames of the WebSocket, for networks that block it: `event:` is the op, `data:` the JSON frame, `id:` is "
         "`EPOCH:SEQ`. Read it with `fetch`, since EventSource can't send the token, and acknowledge with "
-        "`POST /v1/inbox/ack`.",
+        "`POST /v1/inbox/ack`, naming the epoch.",
         Description(
             headers={"Last-Event-ID": "The last `id:` received, `EPOCH:SEQ`; resumes after it."},
             answers={
