@@ -36,7 +36,7 @@ class Exchange(RequestResponseCycle):
         What its client has yet to read of answers before is within the transport's bound. Does nothing when the client is
         gone. Raises ValueError, and drops the connection, for an answer of unknown length or with lines that do not fit.
         """
-        if not self.transport.is_closing():
+        if not self.disconnected:
             head = self._write_head({"status": status, "headers": lines})
             if head is None:
                 self.release()

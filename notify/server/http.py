@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from notify.errors import HeadersTooLarge, InvalidRequest, Problem, Unavailable
 from notify.server.exchange import Exchange
@@ -22,6 +22,10 @@ MAX_LINE_BYTES = 8_000
 
 MAX_LINES = 128
 """Header lines of a handshake: the `websockets` library reads no more."""
+
+MAX_QUEUED = 64
+"""Requests of a connection that wait for the answer to one before them. Each takes some 10 KiB, and one packet holds thousands;
+so many take about what a session's frames may."""
 
 MAX_REFUSED = 256
 """Connections that are being told that they are refused; beyond it they are dropped without a word."""
@@ -42,6 +46,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._idle_bytes = 0
         self._deaf = False
         self._held = False  # the application was not called yet: it may take a shortcut
+        self._answering: Exchange | None = None  # with requests queued behind it, it is not uvicorn's `cycle`
         self._idle_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's does
@@ -58,6 +63,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self.config.refused.discard(self)
         super().connection_lost(exc)
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         if self._held:
             cast("Exchange", self.cycle).release()
         for cycle, _app in self.pipeline:
@@ -155,6 +163,8 @@ class HttpProtocol(HttpToolsProtocol):
             if not self._held:
                 self._start_asgi_task(self.cycle, self.app)
         else:
+            if len(self.pipeline) >= MAX_QUEUED:
+                raise ValueError("too many at once")  # to the parser, which then ends the connection
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
 
@@ -172,6 +182,10 @@ class HttpProtocol(HttpToolsProtocol):
         if self._held:
             self._held = False
             self._offer()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cast("Exchange", cycle)
+        super()._start_asgi_task(cycle, app)
 
     def _may_be_short(self, *, upgrade: bool) -> bool:
         """Whether a request may take the shortcut, as far as its head tells: nothing of an answer goes before the answer."""
@@ -198,6 +212,7 @@ class HttpProtocol(HttpToolsProtocol):
         so the client hears nothing.
         """
         cycle, shortcut = cast("Exchange", self.cycle), self.config.shortcut
+        self._answering = cycle
         try:
             taken = shortcut is not None and shortcut.take(self.headers, bytes(cycle.body), cycle.answer)
         except Exception:

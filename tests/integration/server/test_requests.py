@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from notify.server.http import MAX_QUEUED
 from notify.settings import KIB
 from tests.edge import (
     HANDSHAKE,
@@ -50,6 +51,45 @@ async def test_a_connection_closes_once_it_was_idle_for_long_enough_since_its_la
             last = now()
         assert await raw.read_all() == b""
         assert now() - last >= 0.19
+
+
+@served
+async def test_of_requests_in_one_packet_so_many_may_wait_and_with_more_the_connection_ends(edge: Edge) -> None:
+    may_answer = asyncio.Event()
+
+    async def wait(peer: Peer) -> None:
+        await may_answer.wait()
+        await echo(peer)
+
+    edge.handle = wait
+    one = REQUEST + b"\r\n"
+    async with edge.connect() as raw:
+        await raw.send(one * (MAX_QUEUED + 2))
+        assert await raw.read_all() == b""
+    may_answer.set()
+    async with edge.connect() as raw:
+        await raw.send(one * (MAX_QUEUED + 1))
+        for _ in range(MAX_QUEUED + 1):
+            await raw.read(b"\r\n\r\n0")
+
+
+@served
+async def test_who_answers_hears_that_its_client_is_gone_though_requests_wait_behind_it(edge: Edge) -> None:
+    heard: list[str] = []
+
+    async def listen(peer: Peer) -> None:
+        await peer.receive()
+        heard.append((await peer.receive())["type"])
+        await answer(peer, b"to nobody")  # nor is that a fault, which this test's edge would have logged
+
+    edge.handle = listen
+    async with edge.connect() as raw:
+        await raw.send((REQUEST + b"\r\n") * 2)
+        await until(lambda: bool(edge.server.server_state.tasks))
+        for connection in edge.server.server_state.connections:
+            connection.transport.abort()
+        await until(lambda: not edge.server.server_state.tasks)
+    assert heard == ["http.disconnect"]
 
 
 @served
