@@ -23,7 +23,7 @@ from litestar.di import Provide
 
 from notify import __version__, clock
 from notify.api.admin import HANDLERS as ADMIN_HANDLERS
-from notify.api.answers import handle_exception
+from notify.api.answers import Answering, Headers, handle_exception
 from notify.api.assets import client_asset
 from notify.api.docs import docs, openapi_config, openapi_json
 from notify.api.event_sending import EventSending
@@ -31,7 +31,7 @@ from notify.api.following import cancel_notification, get_notification, list_rec
 from notify.api.health import livez, metrics, readyz
 from notify.api.inbox import acknowledge, list_devices, list_inbox, mark_read, remove_device
 from notify.api.options import complete_options
-from notify.api.plain import PATH_SEND, Answering, Headers
+from notify.api.plain import PATH_SEND
 from notify.api.producers import PATH_BATCH, Sending
 from notify.api.push import get_push_key, remove_push_subscription, subscribe_to_push
 from notify.api.readiness import Readiness

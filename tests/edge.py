@@ -13,8 +13,8 @@ import uvloop
 import websockets
 from websockets.asyncio.client import ClientConnection
 
-from notify.server import Answering, Server, ServerLimits, Shortcut, Transport, build_server, open_listener
-from notify.server.exchange import Lines
+from notify.api.answers import Answering, Headers
+from notify.server import Server, ServerLimits, Shortcut, Transport, build_server, open_listener
 from notify.settings import Settings
 
 PATIENCE = 5.0
@@ -92,7 +92,7 @@ class Edge:
         self.stopped = False
         self.listener = open_listener("127.0.0.1", 0)
         self.port: int = self.listener.getsockname()[1]
-        self.take: Callable[[Lines, bytes, Answering], bool] = lambda _headers, _body, _answer: False
+        self.take: Callable[[Headers, bytes, Answering], bool] = lambda _headers, _body, _answer: False
         shortcut = Shortcut(b"/short", self.offer)
         self.server: Server = build_server(
             self, drain=self.run_drain, settings=settings, limits=limits, shortcut=shortcut
@@ -102,7 +102,7 @@ class Edge:
     async def do_nothing(self) -> None:
         pass
 
-    def offer(self, headers: Lines, body: bytes, answer: Answering) -> bool:
+    def offer(self, headers: Headers, body: bytes, answer: Answering) -> bool:
         return self.take(headers, body, answer)
 
     async def run_drain(self) -> None:

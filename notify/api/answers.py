@@ -1,7 +1,7 @@
 """Answers: problem details (RFC 9457) and plain JSON, for handlers of the framework and lean routes alike."""
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import structlog
@@ -18,6 +18,13 @@ PROBLEM_MEDIA_TYPE = "application/problem+json"
 JSON = (b"content-type", b"application/json")
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
+"""Header lines: names, in lower case where a client sent them, and values."""
+
+Answering: TypeAlias = Callable[[int, Headers, bytes], None]
+"""Writes a whole answer past ASGI, to be called once: its status, its headers, its body."""
+
 _encode = msgspec.json.Encoder().encode
 
 

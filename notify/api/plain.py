@@ -6,16 +6,15 @@ that it is answered as `Sending` would have: whatever is not plain, or not right
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
-from typing import TypeAlias
 from uuid import UUID
 
 import msgspec
 
 from notify import tracing
-from notify.api.answers import Answer, compose, compose_problem, recognize
+from notify.api.answers import Answer, Answering, Headers, compose, compose_problem, recognize
 from notify.api.body import BodyReader
 from notify.api.requests import Checker, SendRequest
 from notify.api.services import Services
@@ -24,10 +23,6 @@ from notify.errors import RateLimited
 from notify.model import Codec, Notification
 from notify.quota import Quota
 from notify.store.sends import Post
-
-Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
-Answering: TypeAlias = Callable[[int, Headers, bytes], None]
-"""Answers a request, once: a status, headers, a body."""
 
 PATH_SEND = "/v1/notifications"
 

@@ -10,11 +10,10 @@ server. An application finds what it may do beyond ASGI in `scope["extensions"][
 from notify.server.limits import ServerLimits, raise_file_limit
 from notify.server.listener import open_listener
 from notify.server.process import Server, build_server
-from notify.server.shortcut import Answering, Shortcut
+from notify.server.shortcut import Shortcut
 from notify.server.transport import Transport
 
 __all__ = [
-    "Answering",
     "Server",
     "ServerLimits",
     "Shortcut",

@@ -9,19 +9,17 @@ in one system call. The checks of its head are one pass over all of its lines.
 """
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+from notify.api.answers import Headers
 
 FIT = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [^\x00-\x08\x0a-\x1f\x7f]*\r\n)*")
 """Header lines (RFC 9110, section 5): a name is a token, a value has no control character but the tab."""
 
 LINE_PARTS = 4
 """A name, a colon, a value, and the one end of line that may be in all of them."""
-
-Lines = Sequence[tuple[bytes, bytes]]
-"""Header lines: names and values."""
 
 FRAMING = frozenset({b"connection", b"transfer-encoding", b"content-length"})
 """Headers that say where an answer ends, and whether another follows."""
@@ -30,7 +28,7 @@ FRAMING = frozenset({b"connection", b"transfer-encoding", b"content-length"})
 class Exchange(RequestResponseCycle):
     """uvicorn's cycle of a request and its answer, which holds the head of an answer back until its body comes."""
 
-    def answer(self, status: int, lines: Lines, body: bytes) -> None:
+    def answer(self, status: int, lines: Headers, body: bytes) -> None:
         """Write a whole answer, for who took the request by a shortcut; `lines` has its content-length.
 
         What its client has yet to read of answers before is within the transport's bound. Does nothing when the client is

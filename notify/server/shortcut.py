@@ -9,15 +9,9 @@ Keeps the promise that nobody can tell from outside: what an application does no
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
-from notify.server.exchange import Lines
-
-Answering: TypeAlias = Callable[[int, Lines, bytes], None]
-"""Writes an answer, to be called once, and not before `take` has returned: its status, its header lines, its body.
-
-What is answered while a packet is still being read would start the clock for the rest of a next request.
-"""
+from notify.api.answers import Answering, Headers
 
 
 class Shortcut(NamedTuple):
@@ -28,4 +22,4 @@ class Shortcut(NamedTuple):
     """
 
     path: bytes
-    take: Callable[[Lines, bytes, Answering], bool]
+    take: Callable[[Headers, bytes, Answering], bool]

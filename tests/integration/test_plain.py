@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from notify.api.plain import PATH_SEND, Answering, Headers
+from notify.api.answers import Answering, Headers
+from notify.api.plain import PATH_SEND
 from notify.auth import Scope
 from notify.server import Shortcut
 from notify.server.http import HttpProtocol

@@ -6,14 +6,13 @@ import weakref
 
 import pytest
 
-from notify.server import Answering
-from notify.server.exchange import Lines
+from notify.api.answers import Answering, Headers
 from notify.server.http import HttpProtocol
 from notify.settings import KIB
 from tests.edge import LIMITS, Edge, Peer, answer, read_status, served, until
 
 SHORT = b"POST /short HTTP/1.1\r\nHost: x\r\n"
-OK: Lines = [(b"content-length", b"5")]
+OK: Headers = [(b"content-length", b"5")]
 
 
 class Taker:
@@ -24,7 +23,7 @@ class Taker:
         self.answers: list[Answering] = []
         edge.take = self.take
 
-    def take(self, headers: Lines, body: bytes, answer: Answering) -> bool:
+    def take(self, headers: Headers, body: bytes, answer: Answering) -> bool:
         self.offers.append((dict(headers), body))
         self.answers.append(answer)
         return True
@@ -78,7 +77,7 @@ async def test_a_request_is_offered_once_it_is_whole_however_it_comes(edge: Edge
 async def test_what_is_not_taken_reaches_the_application_untouched(edge: Edge) -> None:
     offers: list[bytes] = []
 
-    def decline(_headers: Lines, body: bytes, _answer: Answering) -> bool:
+    def decline(_headers: Headers, body: bytes, _answer: Answering) -> bool:
         offers.append(body)
         return False
 
@@ -185,7 +184,7 @@ def test_a_request_that_was_taken_is_answered_before_the_server_leaves(edge: Edg
 
 @pytest.mark.parametrize("lines", [[], [(b"content-length", b"2"), (b"bad\r\n", b"x")]])
 @served
-async def test_an_answer_of_unknown_length_or_with_lines_that_do_not_fit_is_a_fault(edge: Edge, lines: Lines) -> None:
+async def test_an_answer_of_unknown_length_or_with_lines_that_do_not_fit_is_a_fault(edge: Edge, lines: Headers) -> None:
     taker = Taker(edge)
     async with edge.connect() as raw:
         await raw.send(post(b"abc"))
@@ -199,7 +198,7 @@ async def test_an_answer_of_unknown_length_or_with_lines_that_do_not_fit_is_a_fa
 async def test_an_application_that_fails_at_an_offer_ends_the_connection_and_is_reported(
     edge: Edge, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(_headers: Lines, _body: bytes, _answer: Answering) -> bool:
+    def fail(_headers: Headers, _body: bytes, _answer: Answering) -> bool:
         raise LookupError("not found")
 
     edge.take = fail
