@@ -136,7 +136,8 @@ async def acknowledging(database_url: str, user: str, device: str, seq: int) -> 
     node = await asyncpg.connect(database_url, server_settings={"application_name": "notify"})
     try:
         async with node.transaction():
-            await node.fetch(query("move_cursors"), [user], [device], [seq])
+            epoch = await node.fetchval(query("read_epoch"))
+            assert await node.fetchval(query("move_cursors"), [user], [device], [seq], epoch) == []
             yield
     finally:
         await node.close()

@@ -13,7 +13,7 @@ from notify.model import Codec, Kind, Page
 from notify.store import Store
 from notify.store.sends import Post
 from tests.mailing import DATA, ROOM, SIZE, acknowledge, connected, notification, post, read_all
-from tests.service import PATIENCE
+from tests.service import PATIENCE, until
 
 
 async def test_seqs_come_without_gaps_however_many_send_at_once(store: Store, database_url: str) -> None:
@@ -113,6 +113,8 @@ async def test_several_for_the_same_users_in_one_statement_are_numbered_and_told
         for n, to in enumerate([("cyd", "bea"), ("ann",), ("bea", "ann", "änn"), ("cyd",)] * 8)
     ]
     await store.sends.send(Post(sent))
+    entries = sum(len(item.to) for item in sent)
+    await until(lambda: sum(len(part.split("\n")) for part in told) >= entries)  # they come by another connection
     lines = [line.split("\t") for part in told for line in part.split("\n")]
     expected = {user: [item.id for item in sent if user in item.to] for user in ("ann", "bea", "cyd", "änn")}
     for user, ids in expected.items():
