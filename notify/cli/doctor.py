@@ -9,6 +9,7 @@ from rich.text import Text
 
 from notify.cli.configuration import DATA_DIR, DATABASE, ClientSettings, complete, read_settings
 from notify.cli.printing import clean
+from notify.cli.secret import find_secret
 from notify.doctor import Finding, Verdict, examine
 from notify.embedded import EmbeddedPostgres
 from notify.errors import NotifyError
@@ -33,7 +34,9 @@ def doctor(*, url: str) -> None:
     settings = read_settings()
     client = ClientSettings()
     postgres = EmbeddedPostgres(DATA_DIR)
-    alone = not settings.database_url and postgres.cluster.exists()
+    # Only with a key: `complete` would make one, and who examines changes nothing.
+    known = settings.has_key or find_secret(DATA_DIR) is not None
+    alone = known and not settings.database_url and postgres.cluster.exists()
     if alone:
         settings = complete(settings, postgres.url(DATABASE), DATA_DIR)
     place = url or (client.url if alone or "url" in client.model_fields_set else "")

@@ -233,6 +233,8 @@ def test_dev_keeps_to_a_key_that_is_configured(directory: Path) -> None:
         minted = run(directory, "token", "--sub", "alice", NOTIFY_JWT_SECRET=SECRET).stdout.strip()
         for token in (minted, running.token("user alice")):
             assert get(f"{running.url}/v1/inbox", token).status_code == 200
+        assert run(directory, "doctor", NOTIFY_URL=running.url).returncode == 1  # not told of the key; makes none
+        assert not (directory / ".notify" / "jwt-secret").exists()
         stop(running)
 
 
