@@ -15,7 +15,7 @@ import pytest
 
 from notify import pusher
 from tests.receiver import Receiver
-from tests.service import Service, mint_token, until
+from tests.service import Service, mint_token
 from tests.subscriber import Browser as Subscriber
 from tests.subscriber import lead_to, list_endpoints
 
@@ -32,6 +32,18 @@ PRETEND = """(json) => {
     PushManager.prototype.subscribe = async (options) => { window.options = options; return made; };
     PushManager.prototype.getSubscription = async () => made;
 }"""
+
+# Asking what is shown while the browser is showing it makes it forget the notification: it takes what it has noted down
+# and not yet put up for one that the user has closed. So the worker says when it is up, and nobody asks before.
+LISTEN = """() => {
+    const show = registration.showNotification.bind(registration);
+    self.shown = new Promise((resolve, reject) => {
+        registration.showNotification = (...of) => show(...of).then(resolve, reject);
+    });
+}"""
+
+FIND_SHOWN = """async () => (await (await navigator.serviceWorker.ready).getNotifications())
+    .map(({ title, body, tag }) => [title, body, tag])"""
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -89,20 +101,13 @@ async def test_the_guides_page_subscribes_and_its_worker_shows_what_comes(
         async with asyncio.timeout(10):
             registration = await registrations.get()
         message = {"origin": origin, "registrationId": registration, "data": json.dumps(frame)}
+        [worker] = context.service_workers
+        await worker.evaluate(LISTEN)
         await devtools.send("ServiceWorker.deliverPushMessage", message)
-
-        async def find_shown() -> list[Any]:
-            shown: list[Any] = await page.evaluate(
-                """async () => (await (await navigator.serviceWorker.ready).getNotifications())
-                    .map(({ title, body, tag }) => [title, body, tag])"""
-            )
-            return shown
-
-        async def is_shown() -> bool:
-            return bool(await find_shown())
-
-        await until(is_shown)
-        assert await find_shown() == [["t", '{"order":7}', frame["id"]]]
+        async with asyncio.timeout(10):
+            await worker.evaluate("shown")
+        found = await page.evaluate(FIND_SHOWN)
+        assert found == [["t", '{"order":7}', frame["id"]]]
 
         await page.evaluate("(token) => unsubscribe(token)", mint_token("alice"))
         assert await page.evaluate("unsubscribed")
