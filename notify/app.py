@@ -21,7 +21,7 @@ from litestar import Litestar, asgi
 from litestar.config.cors import CORSConfig
 from litestar.di import Provide
 
-from notify import __version__, clock
+from notify import __version__
 from notify.api.admin import HANDLERS as ADMIN_HANDLERS
 from notify.api.answers import Answering, Headers, handle_exception
 from notify.api.assets import client_asset
@@ -41,7 +41,6 @@ from notify.api.topics import list_subscribers, subscribe, unsubscribe
 from notify.auth import Authenticator
 from notify.bridge import Bridge
 from notify.caller import Caller
-from notify.carried import read_wake, split_wakes
 from notify.console.rendering import build_templates
 from notify.console.routes import console_router
 from notify.demo.routes import demo_router
@@ -62,6 +61,7 @@ from notify.roster import Roster
 from notify.settings import Settings
 from notify.store import Store
 from notify.vitals import Vitals
+from notify.wakes import Wakes
 from notify.webpush import Signer
 
 log = structlog.get_logger()
@@ -252,13 +252,14 @@ class Application:
             gateway = Gateway(
                 settings=self.settings, authenticator=authenticator, origins=self._origins, hub=self.hub, store=store
             )
+            wakes = Wakes(self.hub, (store.backlog.touch, pusher.touch))
             bridge = Bridge(
                 self.settings.listener_url,
                 str(self.node),
                 handlers={
-                    CHANNEL_WAKE: lambda payload: self._wake(store, pusher, payload),
-                    CHANNEL_NOW: self._offer,
-                    CHANNEL_ACK: self._confirm,
+                    CHANNEL_WAKE: wakes.put,
+                    CHANNEL_NOW: lambda payload: self._offer(wakes, payload),
+                    CHANNEL_ACK: lambda payload: self._confirm(wakes, payload),
                     CHANNEL_ORDER: orders.call,
                     CHANNEL_FULL: lambda payload: LET_GO.inc(int(payload.partition(" ")[0])),
                 },
@@ -295,28 +296,17 @@ class Application:
             await authenticator.close()
             log.info("node.stopped", node=str(self.node))
 
-    def _wake(self, store: Store, pusher: Pusher, payload: str) -> None:
-        """Take wake-ups; hand over what they carry."""
-        now = clock.now()
-        for user, rest in split_wakes(payload):
-            if user in self.hub:
-                head, carried = read_wake(rest, now)
-                if carried is None:
-                    self.hub.wake(user, head)
-                else:
-                    self.hub.deliver(user, carried)
-            store.backlog.touch(user)
-            pusher.touch(user)
-
-    def _offer(self, payload: str) -> None:
+    def _offer(self, wakes: Wakes, payload: str) -> None:
         """Take a part of the messages that are not stored; offer those that it makes whole."""
+        wakes.flush()
         for message in self._assembler.add(payload):
             frames = MomentaryFrames(message)
             for user in message.to:
                 self.hub.offer(user, frames)
 
-    def _confirm(self, payload: str) -> None:
+    def _confirm(self, wakes: Wakes, payload: str) -> None:
         """Take an ack that came by REST: "user TAB device TAB seq"."""
+        wakes.flush()  # a session takes no ack of what it was not told of
         user, device, seq = payload.split("\t")
         self.hub.confirm(user, device, int(seq))
 
