@@ -134,6 +134,11 @@ class Hub:
         """Whether a user has a session here."""
         return user in self._sessions
 
+    @property
+    def user_count(self) -> int:
+        """Users connected here."""
+        return len(self._sessions)
+
     def users(self) -> Sequence[str]:
         """Everyone connected here."""
         return list(self._sessions)

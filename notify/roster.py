@@ -93,14 +93,19 @@ class Roster:
             await self._leave()
 
     async def report(self) -> None:
-        """Report now, so that what follows sees this node's sessions as they are. Raises NotifyError; nothing is lost then."""
-        async with self._reporting:
-            while True:
-                await self._report_once()
-                if not (self._opened or self._closed):
-                    break
+        """Report now, so that what follows sees this node's sessions as they are. Raises NotifyError; nothing is lost then.
 
-    async def _report_once(self) -> None:
+        What changes meanwhile is not waited for: in a storm something always does.
+        """
+        async with self._reporting:
+            left = 1
+            while left > 0:
+                before = max(len(self._opened), len(self._closed))
+                known = await self._report_once()
+                left = before - MAX_CHANGES if known else len(self._opened)
+
+    async def _report_once(self) -> bool:
+        """Report some changes. Returns False when all sessions are to be reported again: the node was taken for dead."""
         self._changed.clear()
         opened = dict(list(self._opened.items())[:MAX_CHANGES])
         closed = set(list(self._closed)[:MAX_CHANGES])
@@ -119,7 +124,7 @@ class Roster:
                     age=now - self._started,
                     sum_age=now - self._summed,
                     sessions=len(self._hub),
-                    users=len(self._hub.users()),
+                    users=self._hub.user_count,
                     draining=self.draining,
                     listening=self._link.listening.is_set(),
                     lag=self._link.lag,
@@ -141,10 +146,12 @@ class Roster:
             self._closed |= closed
             raise
         self._watched = users
-        if not known and self._known:
+        forgotten = self._known and not known
+        self._known = True
+        if forgotten:
             log.warning("node.forgotten", sessions=len(self._hub))
             self._opened = {session.id: session for session in self._hub}
-        self._known = True
+        return not forgotten
 
     async def _report_always(self) -> None:
         with suppress(TimeoutError):  # a node that has only just started is not one whose link is down
