@@ -41,6 +41,7 @@ from notify.api.topics import list_subscribers, subscribe, unsubscribe
 from notify.auth import Authenticator
 from notify.bridge import Bridge
 from notify.caller import Caller
+from notify.carried import split_wakes
 from notify.console.rendering import build_templates
 from notify.console.routes import console_router
 from notify.demo.routes import demo_router
@@ -111,6 +112,7 @@ class Application:
         self.hub = Hub(max_sessions=settings.max_sessions)
         self.node = mint_id()
         self.outbound = Outbound(allow_private=settings.webhook_allow_private)
+        self._wakes = Wakes(self.hub)
         self._assembler = Assembler()
         self._dev = dev
         self._origins = OriginPolicy(settings.allowed_origins, loopback=dev)
@@ -252,15 +254,14 @@ class Application:
             gateway = Gateway(
                 settings=self.settings, authenticator=authenticator, origins=self._origins, hub=self.hub, store=store
             )
-            wakes = Wakes(self.hub, (store.backlog.touch, pusher.touch))
             bridge = Bridge(
                 self.settings.listener_url,
                 str(self.node),
                 handlers={
-                    CHANNEL_WAKE: wakes.put,
-                    CHANNEL_NOW: lambda payload: self._offer(wakes, payload),
-                    CHANNEL_ACK: lambda payload: self._confirm(wakes, payload),
-                    CHANNEL_ORDER: orders.call,
+                    CHANNEL_WAKE: lambda payload: self._wake(store, pusher, payload),
+                    CHANNEL_NOW: self._offer,
+                    CHANNEL_ACK: self._confirm,
+                    CHANNEL_ORDER: lambda payload: self._order(orders, payload),
                     CHANNEL_FULL: lambda payload: LET_GO.inc(int(payload.partition(" ")[0])),
                 },
                 catch_up=lambda: self._catch_up(store, orders),
@@ -289,6 +290,7 @@ class Application:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+                self._wakes.clear()
         finally:
             self._running = None
             await self.outbound.close()
@@ -296,19 +298,30 @@ class Application:
             await authenticator.close()
             log.info("node.stopped", node=str(self.node))
 
-    def _offer(self, wakes: Wakes, payload: str) -> None:
+    def _wake(self, store: Store, pusher: Pusher, payload: str) -> None:
+        """Take wake-ups, and what they carry."""
+        lines = list(split_wakes(payload))
+        for user, _rest in lines:
+            store.backlog.touch(user)
+            pusher.touch(user)
+        self._wakes.put(lines)
+
+    def _offer(self, payload: str) -> None:
         """Take a part of the messages that are not stored; offer those that it makes whole."""
-        wakes.flush()
         for message in self._assembler.add(payload):
             frames = MomentaryFrames(message)
             for user in message.to:
                 self.hub.offer(user, frames)
 
-    def _confirm(self, wakes: Wakes, payload: str) -> None:
+    def _confirm(self, payload: str) -> None:
         """Take an ack that came by REST: "user TAB device TAB seq"."""
-        wakes.flush()  # a session takes no ack of what it was not told of
         user, device, seq = payload.split("\t")
-        self.hub.confirm(user, device, int(seq))
+        self._wakes.confirm(user, device, int(seq))
+
+    def _order(self, orders: Orders, payload: str) -> None:
+        """Take an order. It may close the sessions of an erased mailbox: the next ones must not hear of what was in it."""
+        self._wakes.flush()
+        orders.call(payload)
 
     async def _catch_up(self, store: Store, orders: Orders) -> None:
         """Compare everyone's head, in pages, with the database's, unless it is another one: all have parted then."""
@@ -325,6 +338,7 @@ class Application:
     def _part(self) -> None:
         """Send everyone away: the database is another one than they were told of."""
         log.warning("epoch.changed", sessions=len(self.hub))
+        self._wakes.clear()
         for session in self.hub:
             session.leave(Close.RESTART)
 

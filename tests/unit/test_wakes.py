@@ -1,15 +1,20 @@
 """Wake-ups: a NOTIFY to many holds up nobody, and nobody's wake-up is lost, told twice or overtaken."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from notify.app import Application
 from notify.hub import Delivery, Hub
+from notify.orders import Orders
+from notify.settings import Settings
 from notify.wakes import AT_ONCE, MAX_WAITING, Wakes
+from tests.unit.test_hub import Recorder
 
 
 class Everybody:
@@ -29,19 +34,25 @@ class Everybody:
     def deliver(self, user: str, delivery: Delivery) -> None:
         self.told.append((user, delivery.seq))
 
+    def confirm(self, user: str, _device: str, seq: int) -> None:
+        self.told.append((f"{user} acknowledged", seq))
+
 
 class Desk:
     """Wake-ups for everybody, and what came of them."""
 
     def __init__(self) -> None:
         self.hub = Everybody()
-        self.touched: list[str] = []
-        self.wakes = Wakes(cast("Hub", self.hub), (self.touched.append,))
+        self.wakes = Wakes(cast("Hub", self.hub))
+
+    def put(self, *wakes: tuple[str, int]) -> None:
+        """Take the lines of one NOTIFY."""
+        self.wakes.put((user, str(head)) for user, head in wakes)
 
 
-def write(*wakes: tuple[str, int]) -> str:
-    """Return a payload."""
-    return "\n".join(f"{user}\t{head}" for user, head in wakes)
+def name(count: int) -> list[tuple[str, int]]:
+    """Return wake-ups for so many users."""
+    return [(f"user-{number}", 1) for number in range(count)]
 
 
 async def test_others_get_their_turn_while_many_are_woken() -> None:
@@ -53,7 +64,8 @@ async def test_others_get_their_turn_while_many_are_woken() -> None:
         if len(seen) < 4:
             asyncio.get_running_loop().call_soon(look)
 
-    desk.wakes.put(write(*((f"user-{number}", 1) for number in range(3 * AT_ONCE))))
+    desk.put(*name(2 * AT_ONCE))
+    desk.put(*name(AT_ONCE))
     assert desk.hub.told == []
     look()
     while len(seen) < 4:
@@ -61,16 +73,27 @@ async def test_others_get_their_turn_while_many_are_woken() -> None:
     assert seen == [0, AT_ONCE, 2 * AT_ONCE, 3 * AT_ONCE]
 
 
+async def test_thousands_take_dozens_of_turns_and_not_hundreds() -> None:
+    desk = Desk()
+    desk.put(*name(MAX_WAITING))
+    turns = 0
+    while len(desk.hub.told) < MAX_WAITING:
+        assert turns < 30
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 10
+
+
 async def test_a_single_one_is_told_at_once() -> None:
     desk = Desk()
-    desk.wakes.put(write(("ann", 7)))
+    desk.put(("ann", 7))
     assert desk.hub.told == [("ann", 7)]
 
 
 async def test_it_waits_behind_those_before_it() -> None:
     desk = Desk()
-    desk.wakes.put(write(("ann", 1), ("bob", 1)))
-    desk.wakes.put(write(("ann", 2)))
+    desk.put(("ann", 1), ("bob", 1))
+    desk.put(("ann", 2))
     assert desk.hub.told == []
     desk.wakes.flush()
     assert desk.hub.told == [("ann", 1), ("bob", 1), ("ann", 2)]
@@ -78,41 +101,94 @@ async def test_it_waits_behind_those_before_it() -> None:
     assert len(desk.hub.told) == 3
 
 
+async def test_an_ack_by_another_way_does_not_overtake_what_it_is_of() -> None:
+    desk = Desk()
+    desk.put(("ann", 1), ("bob", 1))
+    desk.wakes.confirm("ann", "phone", 1)
+    desk.wakes.confirm("away", "phone", 1)
+    assert desk.hub.told == []
+    await asyncio.sleep(0)
+    assert desk.hub.told == [("ann", 1), ("bob", 1), ("ann acknowledged", 1)]
+
+
 async def test_no_more_wait_than_there_is_room_for() -> None:
     desk = Desk()
     for _ in range(3):
-        desk.wakes.put(write(*((f"user-{number}", 1) for number in range(MAX_WAITING))))
-    assert len(desk.hub.told) >= 2 * MAX_WAITING
-    assert len(desk.hub.told) < 3 * MAX_WAITING
+        desk.put(*name(MAX_WAITING))
+    assert 2 * MAX_WAITING <= len(desk.hub.told) < 3 * MAX_WAITING
 
 
 async def test_one_that_fails_costs_nobody_else_theirs() -> None:
     desk = Desk()
     with capture_logs() as logs:
-        desk.wakes.put(write(("ann", 1), ("broken", 1)) + "\nbob\tnot a number\n\ncarl\t2\tpart of an entry\ndora\t3")
+        desk.wakes.put(
+            [
+                ("ann", "1"),
+                ("broken", "1"),
+                ("bob", "not a number"),
+                ("", ""),
+                ("carl", "2\tpart of an entry"),
+                ("dora", "3"),
+            ]
+        )
         desk.wakes.flush()
     assert desk.hub.told == [("ann", 1), ("dora", 3)]
     assert [line["event"] for line in logs] == ["wakes.broken"]
-    assert desk.touched == ["ann", "dora"]
 
 
-async def test_who_is_away_is_not_woken_but_followed() -> None:
+async def test_who_is_away_keeps_nobody_waiting() -> None:
     desk = Desk()
-    desk.wakes.put(write(("away", 1)))
-    assert (desk.hub.told, desk.touched) == ([], ["away"])
+    desk.put(*[("away", 1)] * 500, ("ann", 1))
+    assert desk.hub.told == [("ann", 1)]
 
 
-@given(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=40), max_size=8), st.integers(0, 5))
+async def test_what_is_cleared_is_told_to_nobody() -> None:
+    desk = Desk()
+    desk.put(("ann", 1), ("bob", 1))
+    desk.wakes.clear()
+    desk.put(("ann", 2), ("bob", 2))
+    await asyncio.sleep(0)
+    assert desk.hub.told == [("ann", 2), ("bob", 2)]
+
+
+async def test_an_order_is_obeyed_after_what_came_before_it() -> None:
+    application = Application(Settings.model_construct())
+    ann = Recorder("ann")
+    application.hub.add(ann)
+    application._wakes.put([("ann", "1"), ("ann", "2")])
+    told: list[object] = []
+    orders = SimpleNamespace(call=lambda payload: told.extend([*ann.told, payload]))
+    application._order(cast("Orders", orders), "close")
+    assert told == [1, 2, "close"]
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.lists(st.sampled_from("abc"), min_size=1, max_size=40),
+            st.sampled_from(["turn", "flush", "confirm"]),
+            st.just(["a"] * (MAX_WAITING + 10)),
+        ),
+        max_size=12,
+    )
+)
+@settings(deadline=None)
 @pytest.mark.asyncio
-async def test_everything_is_told_once_and_in_order(payloads: list[list[str]], turns: int) -> None:
+async def test_everything_is_told_once_and_in_order(steps: list[list[str] | str]) -> None:
     desk = Desk()
     sent: list[tuple[str, int]] = []
-    for users in payloads:
-        wakes = [(user, len(sent) + place) for place, user in enumerate(users)]
-        sent += wakes
-        desk.wakes.put(write(*wakes))
-        for _ in range(turns):
+    for step in steps:
+        if step == "turn":
             await asyncio.sleep(0)
+        elif step == "flush":
+            desk.wakes.flush()
+        elif step == "confirm":
+            desk.wakes.confirm("a", "phone", len(sent))
+            sent.append(("a acknowledged", len(sent)))
+        else:
+            wakes = [(user, len(sent) + place) for place, user in enumerate(step)]
+            sent += wakes
+            desk.put(*wakes)
     while len(desk.hub.told) < len(sent):
         await asyncio.sleep(0)
     await asyncio.sleep(0)
