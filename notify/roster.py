@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from contextlib import suppress
+from itertools import islice
 from typing import Protocol
 from uuid import UUID
 
@@ -64,7 +65,7 @@ class Roster:
         self._started = time.monotonic()
         self._summed = self._started
         self._opened: dict[UUID, Listener] = {}
-        self._closed: set[UUID] = set()
+        self._closed: dict[UUID, None] = {}  # in the order they did
         self._watched: set[str] = set()
         self._changed = asyncio.Event()
         self._reporting = asyncio.Lock()
@@ -79,7 +80,7 @@ class Roster:
     def note_closed(self, session: Listener) -> None:
         """Report that it is gone; one that nobody heard of yet never was."""
         if self._opened.pop(session.id, None) is None:
-            self._closed.add(session.id)
+            self._closed[session.id] = None
             self._changed.set()
 
     async def run(self) -> None:
@@ -98,20 +99,20 @@ class Roster:
         What changes meanwhile is not waited for: in a storm something always does.
         """
         async with self._reporting:
-            left = 1
+            left = max(1, len(self._opened), len(self._closed))
             while left > 0:
-                before = max(len(self._opened), len(self._closed))
                 known = await self._report_once()
-                left = before - MAX_CHANGES if known else len(self._opened)
+                left = left - MAX_CHANGES if known else len(self._opened)
 
     async def _report_once(self) -> bool:
         """Report some changes. Returns False when all sessions are to be reported again: the node was taken for dead."""
         self._changed.clear()
-        opened = dict(list(self._opened.items())[:MAX_CHANGES])
-        closed = set(list(self._closed)[:MAX_CHANGES])
+        opened = dict(islice(self._opened.items(), MAX_CHANGES))
+        closed = list(islice(self._closed, MAX_CHANGES))
         for session in opened:
             del self._opened[session]
-        self._closed -= closed
+        for session in closed:
+            del self._closed[session]
         users = {session.user for session in opened.values()}
         now = time.monotonic()
         try:
@@ -143,9 +144,12 @@ class Roster:
         except BaseException:
             # Those that closed meanwhile were noted as closed; telling of a session twice does no harm.
             self._opened = {id_: s for id_, s in opened.items() if id_ not in self._closed} | self._opened
-            self._closed |= closed
+            self._closed |= dict.fromkeys(closed)
+            self._changed.set()
             raise
         self._watched = users
+        if users:
+            self._changed.set()  # the second look at them is not to wait until something else happens
         forgotten = self._known and not known
         self._known = True
         if forgotten:

@@ -21,14 +21,14 @@ class Sessions:
     """A database that notes what it is told. `meanwhile` happens while it is; `known` is what it answers, in turn."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[NodeReport, Sequence[OpenedSession], Collection[Any]]] = []
+        self.told: list[tuple[NodeReport, Sequence[OpenedSession], Collection[Any], Collection[str]]] = []
         self.meanwhile: Callable[[], None] = lambda: None
         self.known: list[bool] = []
 
     async def report(
-        self, report: NodeReport, opened: Sequence[OpenedSession], closed: Collection[Any], _watched: Collection[str]
+        self, report: NodeReport, opened: Sequence[OpenedSession], closed: Collection[Any], watched: Collection[str]
     ) -> bool:
-        self.told.append((report, opened, closed))
+        self.told.append((report, opened, closed, watched))
         await asyncio.sleep(0)
         self.meanwhile()
         return self.known.pop(0) if self.known else True
@@ -52,7 +52,7 @@ class Node:
     @property
     def opened(self) -> list[list[str]]:
         """The users whose sessions were told of, by report."""
-        return [[session.user for session in opened] for _report, opened, _closed in self.sessions.told]
+        return [[session.user for session in opened] for _report, opened, _closed, _watched in self.sessions.told]
 
 
 async def test_what_changes_during_a_report_waits_for_the_next() -> None:
@@ -63,7 +63,8 @@ async def test_what_changes_during_a_report_waits_for_the_next() -> None:
         node.open("late")
 
     node.sessions.meanwhile = open_another
-    await node.roster.report()
+    async with asyncio.timeout(5):
+        await node.roster.report()
     assert node.opened == [["ann"]]
     await node.roster.report()
     assert node.opened == [["ann"], ["late"]]
@@ -79,7 +80,7 @@ async def test_many_changes_go_in_reports_of_a_bounded_size(monkeypatch: pytest.
     for session in node.hub:
         node.hub.remove(session)
     await node.roster.report()
-    assert [len(closed) for _report, _opened, closed in node.sessions.told[3:]] == [2, 2, 1]
+    assert [len(closed) for _report, _opened, closed, _watched in node.sessions.told[3:]] == [2, 2, 1]
 
 
 async def test_a_node_that_was_taken_for_dead_tells_of_all_its_sessions_again() -> None:
@@ -94,19 +95,50 @@ async def test_a_node_that_was_taken_for_dead_tells_of_all_its_sessions_again() 
 
 async def test_a_report_that_failed_is_made_again() -> None:
     node = Node()
-    session = node.open("ann")
+    gone = node.open("gone")
+    await node.roster.report()
+    node.hub.remove(gone)
+    node.open("ann")
+    short = node.open("short")
 
     def fail() -> None:
-        node.hub.remove(session)
+        node.hub.remove(short)
         raise Unavailable("the database is away")
 
     node.sessions.meanwhile = fail
     with pytest.raises(Unavailable):
         await node.roster.report()
+    assert node.roster._changed.is_set()
     node.sessions.meanwhile = lambda: None
     node.open("bob")
     await node.roster.report()
-    [_failed, (report, opened, closed)] = node.sessions.told
-    assert [one.user for one in opened] == ["bob"]
-    assert closed == {session.id}
-    assert (report.sessions, report.users) == (1, 1)
+    report, opened, closed, _watched = node.sessions.told[-1]
+    assert [one.user for one in opened] == ["ann", "bob"]
+    assert sorted(closed) == sorted([gone.id, short.id])
+    assert (report.sessions, report.users) == (2, 2)
+
+
+async def test_who_opened_one_session_is_looked_at_twice_and_the_second_time_soon() -> None:
+    node = Node()
+    node.open("ann")
+    seen = []
+    for _ in range(3):
+        await node.roster.report()
+        seen.append((node.sessions.told[-1][3], node.roster._changed.is_set()))
+    assert seen == [({"ann"}, True), ({"ann"}, False), (set(), False)]
+
+
+async def test_a_report_ends_whatever_goes_on_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_CHANGES", 2)
+    node = Node()
+    for number in range(3):
+        node.open(f"user-{number}")
+
+    def open_more() -> None:
+        for _ in range(4):
+            node.open("late")
+
+    node.sessions.meanwhile = open_more
+    async with asyncio.timeout(5):
+        await node.roster.report()
+    assert len(node.sessions.told) == 2

@@ -19,8 +19,8 @@ from notify.ids import read_time
 from notify.store.audit import LATEST, Act
 from notify.store.sessions import LAST_ID, NodeState, SessionState
 
-TELL_SECONDS = (0.0, 0.4, 0.8)
-"""Pauses before a session is looked for (again): one that has just opened elsewhere is known within about a second."""
+TELL_SECONDS = (0.0, 0.4, 0.8, 1.0)
+"""Pauses before a session is looked for (again): one just opened elsewhere is known within a second or, in a storm, two."""
 
 FRESH_SECONDS = 600.0
 """Only for one whose id was minted this close to now: a wrong id is told at once. The nodes' clocks may be minutes off."""
