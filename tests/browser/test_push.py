@@ -101,7 +101,7 @@ async def test_the_guides_page_subscribes_and_its_worker_shows_what_comes(
         async with asyncio.timeout(10):
             registration = await registrations.get()
         message = {"origin": origin, "registrationId": registration, "data": json.dumps(frame)}
-        [worker] = context.service_workers
+        worker = next(iter(context.service_workers), None) or await context.wait_for_event("serviceworker")
         await worker.evaluate(LISTEN)
         await devtools.send("ServiceWorker.deliverPushMessage", message)
         async with asyncio.timeout(10):

@@ -1,5 +1,7 @@
 """What comes along with a wake-up: small entries reach a waiting session without a fetch, and nothing else changes."""
 
+import random
+from contextlib import AsyncExitStack
 from typing import Any
 
 import asyncpg
@@ -148,3 +150,29 @@ async def test_a_page_is_written_in_one_go(service: Service, monkeypatch: pytest
     async with service.connect("bob") as socket:
         await socket.take_backlog()
     assert parts == [1, 51, 1, 2]  # welcome; the page and caught_up; what is live; welcome and caught_up
+
+
+async def test_each_gets_their_own_in_whatever_order_postgresql_answers(
+    service: Service, connection: asyncpg.Connection
+) -> None:
+    """RETURNING promises none, so the function is made to read its own rows in a random one."""
+    source = await connection.fetchval("SELECT pg_get_functiondef('notify.deposit_ordinary'::regproc)")
+    for rows in ("box AS b", "stored AS s"):
+        table, alias = rows.split(" AS ")
+        assert source.count(f" FROM {rows};") == 1
+        source = source.replace(f" FROM {rows};", f" FROM (SELECT * FROM {table} ORDER BY random()) AS {alias};")  # noqa: S608 - names of this test
+    await connection.execute(source)
+    users = ["Zoë", "ann", "bob", "änn", "ann b", "Ann", "z", "📣", "carl", "dora"]
+    async with AsyncExitStack() as stack:
+        sockets = {user: await stack.enter_async_context(service.connect(user)) for user in users}
+        for socket in sockets.values():
+            await socket.take_backlog()
+        for times in (1, 2):  # once each, in the order of their mailboxes or not; then several for some of them
+            for turn in range(5):
+                sent = [user for user in random.sample(users, len(users)) for _ in range(times)]
+                items = [{"to": user, "type": "t", "data": [user, turn, place]} for place, user in enumerate(sent)]
+                answer = await service.post({"notifications": items}, path="/v1/notifications/batch")
+                assert answer.status_code == 201
+                for user, socket in sockets.items():
+                    expected = [item["data"] for item in items if item["to"] == user]
+                    assert data_of(await socket.take_notifications(times)) == expected
