@@ -8,7 +8,7 @@ CREATE OR REPLACE FUNCTION notify.deposit_ordinary(
 ) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
-    boxes text[];        -- the mailboxes' users, in order,
+    boxes text[];        -- the mailboxes' users,
     heads bigint[];      -- and their heads
     longest bigint;      -- the most that any of them holds
     to_users text[];     -- the recipients in the order of their mailboxes,

@@ -1,4 +1,4 @@
-"""Wake-ups: a NOTIFY to many holds up nobody, and nobody's wake-up is lost, told twice or overtaken."""
+"""Wake-ups: while many are told the others have their turn, and nobody's wake-up is lost, told twice or overtaken."""
 
 import asyncio
 from types import SimpleNamespace
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from notify.app import Application
+from notify.errors import Close
 from notify.hub import Delivery, Hub
 from notify.orders import Orders
 from notify.settings import Settings
@@ -151,15 +152,40 @@ async def test_what_is_cleared_is_told_to_nobody() -> None:
     assert desk.hub.told == [("ann", 2), ("bob", 2)]
 
 
-async def test_an_order_is_obeyed_after_what_came_before_it() -> None:
-    application = Application(Settings.model_construct())
-    ann = Recorder("ann")
-    application.hub.add(ann)
+@pytest.fixture
+def application() -> Application:
+    """Make a node, and don't start it."""
+    return Application(Settings.model_construct())
+
+
+@pytest.fixture
+async def ann(application: Application) -> Recorder:
+    """Open a session."""
+    session = Recorder("ann")
+    application.hub.add(session)
+    return session
+
+
+async def test_an_order_is_obeyed_after_what_came_before_it(application: Application, ann: Recorder) -> None:
     application._wakes.put([("ann", "1"), ("ann", "2")])
     told: list[object] = []
     orders = SimpleNamespace(call=lambda payload: told.extend([*ann.told, payload]))
     application._order(cast("Orders", orders), "close")
     assert told == [1, 2, "close"]
+
+
+async def test_an_ack_of_another_node_waits_behind_what_came_before_it(application: Application, ann: Recorder) -> None:
+    application._wakes.put([("ann", "1"), ("ann", "2")])
+    application._confirm("ann\tdefault\t2")
+    await asyncio.sleep(0)
+    assert ann.told == [1, 2, ("confirm", 2)]
+
+
+async def test_what_came_of_another_database_is_told_to_nobody(application: Application, ann: Recorder) -> None:
+    application._wakes.put([("ann", "1"), ("ann", "2")])
+    application._part()
+    await asyncio.sleep(0)
+    assert ann.told == [(Close.RESTART, None)]
 
 
 @given(
