@@ -24,7 +24,7 @@ from notify.hub import Hub
 log = structlog.get_logger()
 
 AT_ONCE = 16
-"""Handed over in a turn, at least: half a millisecond, for users with one session. Fewer cost turns and made nothing faster."""
+"""Handed over in one go, at least: half a millisecond, for users with one session. Fewer cost turns and made nothing faster."""
 
 SHARE = 32
 """Or one of so many that wait: else what waits behind a thousand would be too old to be passed on, which makes still more work.
@@ -45,12 +45,15 @@ class Wakes:
     def put(self, lines: Iterable[tuple[str, str]]) -> None:
         """Take what a NOTIFY brought: a user, and the rest of the line, each; see `carried`.
 
-        A single one, with nothing before it, is told at once. Who is not connected needs none: a session that opens from
-        now on looks where its mailbox stands.
+        The first few are told at once, if nothing waits before them: a turn is long where a large queue is replayed. Who is
+        not connected needs none: a session that opens from now on looks where its mailbox stands.
         """
         hub, waiting = self._hub, self._waiting
+        first = not waiting
         waiting.extend([partial(self._wake, user, rest) for user, rest in lines if user in hub])
-        while len(waiting) == 1 or len(waiting) > MAX_WAITING:
+        if first:
+            self._hand_over()
+        while len(waiting) > MAX_WAITING:
             self._hand_over()
         self._ask_for_turn()
 
