@@ -18,8 +18,9 @@ from notify.model import Codec, Entry, Kind, Page, Standing
 from notify.store.acks import Acks
 from notify.store.database import PATIENCE_SECONDS, Database, Row
 
-PAGE_ENTRIES = 100
-"""Entries a page holds at most: enough to be efficient, few enough for a thousand sessions to take turns."""
+PAGE_ENTRIES = 50
+"""Entries a page holds at most: enough to be efficient, few enough for the others to get their turn soon. With 100, p99 of theirs
+was 1.9 times what it is without a large queue beside them; with 50, 1.7 times."""
 
 PAGE_BYTES = 64 * 1024
 """Bytes of data a page holds at most (but always one entry): a peer that stops reading keeps the rest of one in memory."""
