@@ -11,6 +11,7 @@ from notify.batch import Lane, Poisoned
 from notify.ids import mint_id
 from notify.model import Codec, Kind, Page
 from notify.store import Store
+from notify.store.mailboxes import PAGE_ENTRIES
 from notify.store.sends import Post
 from tests.mailing import DATA, ROOM, SIZE, acknowledge, connected, notification, post, read_all
 from tests.service import PATIENCE, until
@@ -151,7 +152,7 @@ async def test_a_page_is_bounded_in_entries_and_in_bytes_and_never_empty_before_
     assert [entry.seq for entry in page.entries] == [1, 2]  # 64 KiB and the one that reaches them
     assert not page.complete
     assert [e.seq for e in (await store.mailboxes.fetch("ann", 0, 1, 1)).entries] == [1]
-    assert len((await store.mailboxes.fetch("ann", 15, ROOM, SIZE)).entries) == 100
+    assert len((await store.mailboxes.fetch("ann", 15, ROOM, SIZE)).entries) == PAGE_ENTRIES
     assert await read_all(store, "ann") == list(range(1, 166))
 
 
