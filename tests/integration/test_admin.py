@@ -280,6 +280,7 @@ async def test_a_replay_that_would_not_fit_is_refused_and_changes_nothing(databa
         await service.send_many("alice", 4)
         async with service.connect("alice", ack="auto") as alice:
             await alice.take_until("caught_up")
+            await service.wait_for_acks()  # else the mailbox would be too full for what follows
             await service.send_many("alice", 4, first=4)
             await alice.take_notifications(4)
             await service.wait_for_acks()

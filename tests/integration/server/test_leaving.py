@@ -161,7 +161,9 @@ async def stay():
     if sys.argv[1] == "stubborn":
         await asyncio.Event().wait()
 
-limits = LIMITS if sys.argv[1] == "polite" else replace(LIMITS, drain_seconds=60, leave_seconds=90)
+limits = replace(LIMITS, header_seconds=60)  # who connects is a process of its own, which others may keep waiting
+if sys.argv[1] == "stubborn":
+    limits = replace(limits, drain_seconds=60, leave_seconds=90)
 edge = Edge(limits, Settings(_env_file=None))
 edge.drain = stay
 
