@@ -92,7 +92,7 @@ async def test_the_answer_is_the_same_by_the_shortcut(service: Service, requests
         assert shape(answer) == shape(await post(service, request)), request
 
 
-@pytest.mark.parametrize("headers", HEADERS, ids=str)
+@pytest.mark.parametrize("headers", HEADERS, ids=lambda headers: "reader" if headers is READER else str(headers))
 async def test_what_headers_say_is_heeded(service: Service, headers: Mapping[str, str]) -> None:
     gate = Gate(service)
     await post(service, PLAIN)

@@ -141,6 +141,7 @@ async def test_a_session_on_any_node_is_enough(
                 seqs = [await send_and_take(node, socket) for _ in range(2)]
                 await looked_at(nodes[0], push_service)
                 await socket.ack(seqs[-1])
+                await node.wait_for_acks()  # else it may be gone before its ack is down
             await settled(connection, seqs[-1])
         # What a session leaves behind without having acknowledged it is pushed once it is gone.
         async with nodes[1].connect("alice") as socket:
