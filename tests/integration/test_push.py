@@ -175,18 +175,19 @@ async def test_what_a_device_acknowledged_is_not_pushed(
     service: Service, push_service: Receiver, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor what was cancelled, replaced or expired."""
-    monkeypatch.setattr(pusher, "GRACE_SECONDS", 0.4)
+    monkeypatch.setattr(pusher, "WALK_SECONDS", 0.1)
     browser = Browser(push_service)
     await subscribe(service, browser)
-    async with service.connect("alice"):
-        pass
-    await service.send("alice", 1)
-    answer = await service.client.post("/v1/inbox/ack", json={"seq": 1}, headers=bearer("alice"))
-    assert answer.status_code == 204
-    cancelled = await service.send("alice", 2)
-    await service.client.delete(f"/v1/notifications/{cancelled}", headers=bearer("shop", scope="notifications:send"))
-    await service.send("alice", 3, collapse_key="k")
-    await service.send("alice", 4, collapse_key="k")
+    async with service.connect("alice"):  # nothing is pushed before all of it has happened
+        await is_listed(Admin(service), 1, user="alice")
+        await service.send("alice", 1)
+        answer = await service.client.post("/v1/inbox/ack", json={"seq": 1}, headers=bearer("alice"))
+        assert answer.status_code == 204
+        cancelled = await service.send("alice", 2)
+        producer = bearer("shop", scope="notifications:send")
+        assert (await service.client.delete(f"/v1/notifications/{cancelled}", headers=producer)).status_code == 204
+        await service.send("alice", 3, collapse_key="k")
+        await service.send("alice", 4, collapse_key="k")
     await settled(connection, 6)
     assert (await take(push_service, browser))["data"] == 4
     assert push_service.requests.empty()
