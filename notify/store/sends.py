@@ -80,6 +80,20 @@ def sparse(values: list[T | None]) -> list[T | None] | None:
     return values if values.count(None) < len(values) else None
 
 
+def is_alone(post: Post) -> bool:
+    """Whether it is one notification for one user that replaces nothing, is due now, and of which nobody wants to hear more."""
+    if post.claims or len(post.notifications) > 1:
+        return False
+    [notification] = post.notifications
+    special = (notification.deliver_at, notification.collapse_key, notification.undelivered_after)
+    return len(notification.to) == 1 and special == (None, None, None)
+
+
+def refuse(error: Refused) -> Unavailable:
+    """Return what a sender hears of a statement that PostgreSQL refused."""
+    return Unavailable(f"the database can't store this at the moment; nothing was accepted ({error})")
+
+
 class Sends:
     """The lanes of sends: one for most, one for posts to many."""
 
@@ -139,6 +153,8 @@ class Sends:
         await asyncio.gather(self.single.close(), self.bulk.close())
 
     async def _deposit(self, posts: Sequence[Post]) -> Sequence[datetime]:
+        if len(posts) == 1 and is_alone(posts[0]):
+            return [await self._deposit_alone(posts[0].notifications[0])]
         notifications = [notification for post in posts for notification in post.notifications]
         claims = [(place, post, claim) for place, post in enumerate(posts) for claim in post.claims]
         firsts = list(accumulate((len(post.notifications) for post in posts), initial=1))
@@ -173,10 +189,34 @@ class Sends:
         except KeyTaken as error:
             raise Rejected(claims[error.claim][0], error) from None
         except Refused as error:
-            raise Unavailable(f"the database can't store this at the moment; nothing was accepted ({error})") from error
+            raise refuse(error) from error
         except Interrupted:
             moment = await self._settle(batch, notifications[0].id)
         return [moment] * len(posts)
+
+    async def _deposit_alone(self, notification: Notification) -> datetime:
+        """Store what an idle service does mostly, with as little to say as possible."""
+        batch = mint_id()
+        try:
+            with spanning_deposit([notification.context]):
+                moment: datetime = await self._database.value(
+                    "deposit_alone",
+                    batch,
+                    notification.id,
+                    notification.producer,
+                    notification.type,
+                    notification.data,
+                    notification.codec,
+                    notification.ttl,
+                    notification.context,
+                    notification.to[0],
+                    self._max_pending,
+                )
+        except Refused as error:
+            raise refuse(error) from error
+        except Interrupted:
+            moment = await self._settle(batch, notification.id)
+        return moment
 
     async def _settle(self, batch: UUID, first: UUID) -> datetime:
         """Find out what became of a batch. Raises Unavailable when it was not stored, or when nobody can say."""

@@ -2,6 +2,10 @@
 -- Stores a batch of notifications in one commit and answers with its moment. Primary keys; see the function.
 SELECT notify.deposit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
 
+-- name: deposit_alone
+-- Stores one ordinary notification for one user and answers with its moment. Primary keys; see the function.
+SELECT notify.deposit_alone($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+
 -- name: settle
 -- After a broken connection: when the batch was committed, or NULL once it is certain that it never will be. Primary keys.
 SELECT notify.settle($1, $2)

@@ -23,12 +23,15 @@ from tests.mailing import (
 )
 from tests.service import PATIENCE, until
 
+ways = pytest.mark.parametrize("recipients", [("ann",), ("ann", "bob")], ids=["alone", "as one of many"])
 
+
+@ways
 async def test_a_send_whose_connection_is_cut_before_the_commit_was_not_stored(
-    store: Store, connection: asyncpg.Connection
+    store: Store, connection: asyncpg.Connection, recipients: tuple[str, ...]
 ) -> None:
     await stop_at_entries(connection)
-    item = post("ann")
+    item = post(*recipients)
     async with pausing_entries(connection):
         sending = asyncio.create_task(store.sends.send(item))
         pid = await find_waiting(connection)
@@ -42,13 +45,14 @@ async def test_a_send_whose_connection_is_cut_before_the_commit_was_not_stored(
     assert await read_all(store, "ann") == [1]
 
 
+@ways
 async def test_a_send_whose_answer_is_lost_after_the_commit_was_stored_and_says_so(
-    database_url: str, connection: asyncpg.Connection
+    database_url: str, connection: asyncpg.Connection, recipients: tuple[str, ...]
 ) -> None:
     async with swallowing_proxy(database_url) as proxy, connected(proxy.url) as store:
-        await store.sends.send(post("warm"))
+        await store.sends.send(post(*(f"{user}'s friend" for user in recipients)))  # the statement is prepared now
         proxy.swallow = True
-        item = post("ann")
+        item = post(*recipients)
         sending = asyncio.create_task(store.sends.send(item))
         await until(lambda: exists(connection, item.notifications[0].id))
         proxy.cut()
@@ -75,21 +79,30 @@ async def test_a_batch_given_up_can_never_be_stored_later(store: Store, connecti
     assert await connection.fetchval("SELECT count(*) FROM notify.entry") == 0
     await store.database.value("deposit", mint_id(), *arguments[1:])
     assert await read_all(store, "ann") == [1]
+    alone: list[Any] = [batch, mint_id(), "shop", "t", b"1", 0, 60, None, "ann", 100]
+    with pytest.raises(NotifyError, match="NT001"):
+        await store.database.value("deposit_alone", *alone)
+    assert await read_all(store, "ann") == [1]
+    await store.database.value("deposit_alone", mint_id(), *alone[1:])
+    assert await read_all(store, "ann") == [1, 2]
 
 
-async def test_settling_waits_for_a_statement_that_still_runs(store: Store, connection: asyncpg.Connection) -> None:
+@ways
+async def test_settling_waits_for_a_statement_that_still_runs(
+    store: Store, connection: asyncpg.Connection, recipients: tuple[str, ...]
+) -> None:
     """The truth about a batch is not known while it runs: an answer before its end could be wrong."""
     await stop_at_entries(connection)
     batches: list[UUID] = []
     value = store.database.value
 
     async def remembering(name: str, *arguments: Any) -> Any:
-        if name == "deposit":
+        if name in {"deposit", "deposit_alone"}:
             batches.append(arguments[0])
         return await value(name, *arguments)
 
     store.database.value = remembering  # type: ignore[method-assign]  # only listens
-    item = post("ann")
+    item = post(*recipients)
     async with pausing_entries(connection):
         sending = asyncio.create_task(store.sends.send(item))
         await find_waiting(connection)

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -128,6 +129,52 @@ async def test_several_for_the_same_users_in_one_statement_are_numbered_and_told
         ]
     assert len(told) > 1
     assert max(len(part.encode()) for part in told) < 8_000
+
+
+def keep_payload(told: list[str], *heard: object) -> None:
+    told.append(str(heard[-1]))
+
+
+def holds_two(told: list[str]) -> bool:
+    return len(told) == 2
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"ttl": 1},
+        {"context": '{"traceparent":"00"}'},
+        {"data": b"\x81\xa1a\xc4\x01\x00", "codec": Codec.MSGPACK},
+        {"data": b'"' + b"x" * 2_000 + b'"'},
+    ],
+    ids=["plain", "brief", "in a trace", "binary", "long"],
+)
+async def test_what_is_stored_alone_is_stored_and_told_like_one_of_many(
+    store: Store, connection: asyncpg.Connection, fields: dict[str, Any]
+) -> None:
+    found = []
+    for users in (("ann",), ("bob", "cyd")):
+        told: list[str] = []
+        await connection.add_listener("notify_wake", partial(keep_payload, told))
+        moments = [await store.sends.send(post(*users, **fields)) for _ in range(2)]
+        await until(partial(holds_two, told))
+        rows = await connection.fetch(
+            "SELECT n.*, e.seq, e.kind, e.at, m.head, m.floor, m.unread FROM notify.notification AS n "
+            "JOIN notify.entry AS e ON e.notification_id = n.id JOIN notify.mailbox AS m USING (user_id) "
+            "WHERE user_id = $1 ORDER BY e.seq",
+            users[0],
+        )
+        assert [row["created_at"] for row in rows] == moments
+        own = {"id", "created_at", "expires_at", "at", "recipients"}
+        kept = [
+            {key: value for key, value in row.items() if key not in own}
+            | {"ttl": row["expires_at"] - row["created_at"]}
+            for row in rows
+        ]
+        lines = [payload.split("\n")[0].split("\t") for payload in told]
+        found.append((kept, [[line[1], len(line), *line[5:]] for line in lines]))
+    assert found[0] == found[1]
 
 
 async def test_recipients_in_no_order_get_what_is_theirs(store: Store) -> None:
