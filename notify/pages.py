@@ -1,8 +1,10 @@
-"""Pages of entries as they go on the wire, in parts that are written in one go.
+"""Pages of entries as they go on the wire, in parts that are written in one go, and at which pace they follow each other.
 
-Keeps the promise that an entry no codec can encode is passed over and counted, never fatal.
+Keeps the promise that an entry no codec can encode is passed over and counted, never fatal; and invariant 8 for one user's huge
+queue, whose pages let the others have their turn.
 """
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +19,31 @@ log = structlog.get_logger()
 
 WRITE_BYTES = 32 * 1024
 """Of a page, what is written in one go: most pages whole, and half of what a transport takes before it makes us wait."""
+
+FREE_PAGES = 4
+"""Pages that follow each other at once: more than most have missed."""
+
+PAUSE_SECONDS = 0.001
+"""Before each further one. A page takes about as long, so that who has missed thousands takes half of a processor, not all."""
+
+
+class Pace:
+    """Of a session's pages, as long as one follows the other."""
+
+    __slots__ = ("_pages",)
+
+    def __init__(self) -> None:
+        self._pages = 0
+
+    async def wait(self) -> None:
+        """Wait until the next page may be fetched."""
+        if self._pages >= FREE_PAGES:
+            await asyncio.sleep(PAUSE_SECONDS)
+        self._pages += 1
+
+    def end(self) -> None:
+        """Note that nothing follows for now."""
+        self._pages = 0
 
 
 @dataclass(slots=True)

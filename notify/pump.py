@@ -26,7 +26,7 @@ from notify.frames import CaughtUp, Disconnect, Ping, ServerFrame, Truncated, Wi
 from notify.hub import Delivery, Offer
 from notify.model import Entry, Kind, Page
 from notify.offers import Offers
-from notify.pages import Part, frame_entries
+from notify.pages import Pace, Part, frame_entries
 from notify.peer import PeerGone, Socket
 from notify.store import Store
 from notify.window import Window
@@ -70,6 +70,7 @@ class Pump:
         "_offers",
         "_opened",
         "_over",
+        "_pace",
         "_position",
         "_quiet_since",
         "_retry_after",
@@ -112,6 +113,7 @@ class Pump:
         self._answers: list[ServerFrame] = []
         self._answers_room: asyncio.Event | None = None
         self._offers = Offers()
+        self._pace = Pace()
         self._caught_up = False
         self._opened = False
         self._over = False  # the goodbye is said, or the peer is gone: nothing is written any more
@@ -326,11 +328,14 @@ class Pump:
         """Fetch the next page and send it. Returns False when the window is full: an ack starts the pump again."""
         if self._window.is_full:
             return False
+        await self._pace.wait()
         told = self._head
         page = await self._store.mailboxes.fetch(self._user, self._position, *self._window.room)
         if self._head == told:
             self._head = page.head  # a wake-up that promised more was wrong; believing it would never end
         await self._send_page(page)
+        if self._position >= self._head:
+            self._pace.end()
         return True
 
     async def _send_page(self, page: Page) -> None:

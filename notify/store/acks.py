@@ -39,8 +39,8 @@ MAX_ITEMS = 500
 
 GATHER_SECONDS = 0.02
 """From one statement to the next, unless somebody is in a hurry: nobody waits for acks, and ten times as many in a statement
-cost half as much each. It made a sixth more single sends of the same two cores; half as long made 3 % fewer, twice as long
-no more."""
+cost half as much each. Half as long made a sixth more single sends of the same two cores than none, this 3 % more than that,
+and twice as long no more."""
 
 HELD_SECONDS = 0.1
 """Pause before an ack is tried again whose cursor somebody held."""

@@ -81,7 +81,7 @@ def sparse(values: list[T | None]) -> list[T | None] | None:
 
 
 def is_alone(post: Post) -> bool:
-    """Whether it is one notification for one user that replaces nothing, is due now, and of which nobody wants to hear more."""
+    """Whether it is one notification for one user, due now, without keys and without an `undelivered_after`."""
     if post.claims or len(post.notifications) > 1:
         return False
     [notification] = post.notifications
@@ -89,7 +89,7 @@ def is_alone(post: Post) -> bool:
     return len(notification.to) == 1 and special == (None, None, None)
 
 
-def refuse(error: Refused) -> Unavailable:
+def refusal(error: Refused) -> Unavailable:
     """Return what a sender hears of a statement that PostgreSQL refused."""
     return Unavailable(f"the database can't store this at the moment; nothing was accepted ({error})")
 
@@ -189,13 +189,13 @@ class Sends:
         except KeyTaken as error:
             raise Rejected(claims[error.claim][0], error) from None
         except Refused as error:
-            raise refuse(error) from error
+            raise refusal(error) from error
         except Interrupted:
             moment = await self._settle(batch, notifications[0].id)
         return [moment] * len(posts)
 
     async def _deposit_alone(self, notification: Notification) -> datetime:
-        """Store what an idle service does mostly, with as little to say as possible."""
+        """Store one plain notification for one user: what an idle service mostly stores."""
         batch = mint_id()
         try:
             with spanning_deposit([notification.context]):
@@ -213,7 +213,7 @@ class Sends:
                     self._max_pending,
                 )
         except Refused as error:
-            raise refuse(error) from error
+            raise refusal(error) from error
         except Interrupted:
             moment = await self._settle(batch, notification.id)
         return moment

@@ -1,7 +1,8 @@
 -- A notification that is alone in its flight, for one user: what an idle service stores.
 
--- Stores one notification for one user that replaces nothing, is due now and has no idempotency key: what notify.deposit does
--- for it, of plain values instead of arrays. Answers with the moment of it. Primary keys.
+-- Stores one notification for one user, due now, without keys and without a patience: what notify.deposit does for it, of plain
+-- values instead of arrays; that way of notify.deposit is left to what has a key or a patience. Answers with the moment of it.
+-- Primary keys.
 CREATE FUNCTION notify.deposit_alone(
     batch uuid, id uuid, producer text, type text, data bytea, codec smallint, ttl integer, context text, recipient text,
     max_pending bigint
