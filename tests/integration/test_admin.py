@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from tests.admin import READ, WRITE, Admin, is_listed
+from tests.integration.support import let_expire
 from tests.service import Service, bearer, until
 
 LATE = 1.0
@@ -102,15 +103,20 @@ async def test_queues_are_listed_by_depth_and_by_age_in_pages(service: Service, 
     assert (await admin.call("GET", "/queues?sort=name")).status_code == 400
 
 
-async def test_what_ends_without_an_ack_leaves_the_backlog_too(service: Service, admin: Admin) -> None:
+async def test_what_ends_without_an_ack_leaves_the_backlog_too(
+    service: Service, admin: Admin, connection: asyncpg.Connection
+) -> None:
     first = await service.send("alice", collapse_key="k")
     await service.send("alice", collapse_key="k")
     await service.send("alice", collapse_key="k")
     await admin.settled({"alice": 1})
     cancelled = await service.send("bob")
     await service.send("bob")
-    await service.send("carol", ttl=3)
+    expiring = await service.send("carol", ttl=600)
     await admin.settled({"alice": 1, "bob": 2, "carol": 1})
+    await let_expire(connection, expiring)
+    # The backlog has noted when that would be, as of when it looked.
+    await connection.execute("UPDATE notify.backlog SET next_expiry = clock_timestamp() WHERE user_id = 'carol'")
     await service.client.delete(f"/v1/notifications/{cancelled}", headers=bearer("shop", scope="notifications:send"))
     await admin.settled({"alice": 1, "bob": 1})
     counts = (await service.client.get(f"/v1/notifications/{first}", headers=bearer("root", scope=READ))).json()[

@@ -57,6 +57,11 @@ async def bridging(url: str, heard: Heard) -> AsyncIterator[Bridge]:
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorter pauses: the tests wait for what they cause, not for the clock."""
     monkeypatch.setattr(bridge, "BEAT_SECONDS", 0.1)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up soon on a beat that never comes back. Only where one does not: a slow one would cost a healthy link."""
     monkeypatch.setattr(bridge, "BEAT_WAIT_SECONDS", 0.5)
 
 
@@ -112,6 +117,7 @@ async def test_a_handler_that_fails_does_not_cost_the_link(database_url: str, co
         assert built.reconnects == 0
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_link_that_carries_nothing_any_more_is_found_out(
     database_url: str, connection: asyncpg.Connection
 ) -> None:
@@ -142,6 +148,7 @@ async def test_a_link_that_had_worked_is_made_again_without_a_long_pause(
             await until(built.listening.is_set)
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_backend_that_listens_but_hears_nothing_is_found_out(
     database_url: str, connection: asyncpg.Connection
 ) -> None:

@@ -45,6 +45,7 @@ async def run_schemathesis(service: Service, directory: Path, *options: str) -> 
     return "" if process.returncode == 0 else written.decode()
 
 
+@pytest.mark.timeout(180)  # some thousand calls, and schemathesis itself takes seconds to start
 async def test_the_service_does_what_its_document_says(service: Service, tmp_path: Path) -> None:
     complaint = await run_schemathesis(service, tmp_path, "--phases", "examples,coverage")
     assert not complaint, complaint

@@ -105,7 +105,7 @@ async def test_a_transaction_left_open_with_a_notification_in_it_is_named(
 async def test_a_listen_link_to_another_database_is_found(
     postgres: EmbeddedPostgres, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(database, "ANSWER_SECONDS", 2.0)  # connecting must fit in as well
     elsewhere = postgres.url("postgres")
     found = await look(configure(database_url, listen_url=elsewhere))
     assert wrong(found) == ["listen"]

@@ -18,16 +18,15 @@ from tests.integration.support import (
 from tests.service import Service, holding, until
 
 
-async def test_what_expired_is_passed_over_and_the_rest_arrives(service: Service) -> None:
-    short = await service.send("alice", 1, ttl=1)
+async def test_what_expired_is_passed_over_and_the_rest_arrives(
+    service: Service, connection: asyncpg.Connection
+) -> None:
+    short = await service.send("alice", 1, ttl=600)
     await service.send("alice", 2)
     async with service.connect("alice", device="early") as early:
         assert [frame["data"] for frame in await early.take_backlog()] == [1, 2]
-
-    async def is_over() -> bool:
-        return await find_status(service, short) == "expired"
-
-    await until(is_over)
+    await let_expire(connection, short)
+    assert await find_status(service, short) == "expired"
     async with service.connect("alice", device="late") as late:
         assert [(frame["seq"], frame["data"]) for frame in await late.take_backlog()] == [(2, 2)]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import asyncpg
 
 from tests.integration.support import from_now, open_nodes
-from tests.service import Service, holding
+from tests.service import Service, holding, until
 
 BOOKKEEPING = {"node", "session", "sample", "production", "backlog", "backlog_state", "walk"}
 """What nodes write of themselves on their own time, whether anything is sent or not."""
@@ -124,13 +124,22 @@ async def test_no_table_is_written(service: Service, connection: asyncpg.Connect
 
 async def settle_writes(service: Service, connection: asyncpg.Connection) -> Mapping[str, int]:
     """Return the counts once every connection of the pool has told what it wrote."""
+    flushed: set[int] = set()
 
     async def flush(database: asyncpg.Connection) -> None:
         await database.execute("SELECT pg_stat_force_next_flush()")
-        await database.execute("SELECT 1")
+        flushed.add(await database.fetchval("SELECT pg_backend_pid()"))
         await asyncio.sleep(0.02)  # keeps this one taken while the others are asked
 
-    await asyncio.gather(*(service.store.database.use(flush) for _ in range(service.settings.database_connections)))
+    async def have_all_told() -> bool:
+        """Ask every connection that is free; one that a statement in the background has is asked the next time."""
+        await asyncio.gather(*(service.store.database.use(flush) for _ in range(service.settings.database_connections)))
+        rows = await connection.fetch(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'notify'"
+        )
+        return flushed.issuperset(row["pid"] for row in rows)
+
+    await until(have_all_told)
     return await count_writes(connection)
 
 

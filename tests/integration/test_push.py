@@ -16,6 +16,7 @@ from notify.sql import query
 from notify.store.push import Push
 from notify.webpush import decode_base64url, load_point
 from tests.admin import Admin, is_listed
+from tests.integration.support import from_now, let_expire
 from tests.receiver import Received, Receiver, Reply
 from tests.service import Service, bearer, until
 from tests.subscriber import Browser, lead_to, list_endpoints
@@ -186,10 +187,11 @@ async def test_what_a_device_acknowledged_is_not_pushed(
         cancelled = await service.send("alice", 2)
         producer = bearer("shop", scope="notifications:send")
         assert (await service.client.delete(f"/v1/notifications/{cancelled}", headers=producer)).status_code == 204
-        await service.send("alice", 3, collapse_key="k")
+        await let_expire(connection, await service.send("alice", 3))
         await service.send("alice", 4, collapse_key="k")
-    await settled(connection, 6)
-    assert (await take(push_service, browser))["data"] == 4
+        await service.send("alice", 5, collapse_key="k")
+    await settled(connection, 7)
+    assert (await take(push_service, browser))["data"] == 5
     assert push_service.requests.empty()
 
 
@@ -400,7 +402,7 @@ async def test_a_browser_is_subscribed_once_and_for_its_last_user(
 ) -> None:
     browser = Browser(push_service)
     await subscribe(service, browser, "bob")
-    await service.send("bob", "for bob", deliver_at="2026-12-01T00:00:00Z")
+    await service.send("bob", "for bob", deliver_at=from_now(3600))
     for _ in range(2):
         await subscribe(service, browser, "alice")
     assert await list_endpoints(connection, "bob") == []

@@ -131,6 +131,11 @@ async def test_several_for_the_same_users_in_one_statement_are_numbered_and_told
     assert max(len(part.encode()) for part in told) < 8_000
 
 
+def count_microseconds(moment: datetime) -> int:
+    """Return those since 1970, in which a line says when something was."""
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
 def keep_payload(told: list[str], *heard: object) -> None:
     told.append(str(heard[-1]))
 
@@ -166,6 +171,7 @@ async def test_what_is_stored_alone_is_stored_and_told_like_one_of_many(
             users[0],
         )
         assert [row["created_at"] for row in rows] == moments
+        assert [row["recipients"] for row in rows] == [len(users)] * 2
         own = {"id", "created_at", "expires_at", "at", "recipients"}
         kept = [
             {key: value for key, value in row.items() if key not in own}
@@ -173,6 +179,9 @@ async def test_what_is_stored_alone_is_stored_and_told_like_one_of_many(
             for row in rows
         ]
         lines = [payload.split("\n")[0].split("\t") for payload in told]
+        for line, row in zip(lines, rows, strict=True):
+            of_row = [count_microseconds(row["at"]), row["id"], count_microseconds(row["created_at"])]
+            assert line[2:5] in ([], [str(value) for value in of_row])
         found.append((kept, [[line[1], len(line), *line[5:]] for line in lines]))
     assert found[0] == found[1]
 

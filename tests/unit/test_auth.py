@@ -399,6 +399,7 @@ def test_nothing_is_minted_that_would_be_refused() -> None:
         private_pem(rsa.generate_private_key(public_exponent=65537, key_size=1024)),  # noqa: S505 - to be refused
         P256.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"password")).decode(),
     ],
+    ids=["empty", "no key", "public", "another curve", "weak", "encrypted"],  # a key made anew names no test
 )
 def test_an_unfit_private_key_is_a_configuration_error(pem: str) -> None:
     with pytest.raises(ConfigurationError, match="NOTIFY_JWT_PRIVATE_KEY"):

@@ -31,7 +31,7 @@ def test_a_secret_shorter_than_the_hash_is_refused_with_the_command_that_makes_o
     assert read_secret("x" * 32).algorithm is Algorithm.HS256
 
 
-@pytest.mark.parametrize("secret", [pem_of(RSA), json.dumps(jwk_of(P256)), ""])
+@pytest.mark.parametrize("secret", [pem_of(RSA), json.dumps(jwk_of(P256)), ""], ids=["PEM", "JWK", "empty"])
 def test_a_public_key_is_no_secret(secret: str) -> None:
     with pytest.raises(ConfigurationError):
         read_secret(secret)
@@ -58,6 +58,7 @@ def test_two_public_keys_in_one_pem_are_both_read() -> None:
         ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "damaged"),
         ("-----BEGIN nothing", "no PEM public key"),
     ],
+    ids=["weak", "another curve", "private", "certificate", "damaged", "no PEM"],  # a key made anew names no test
 )
 def test_an_unfit_pem_is_refused_in_words_that_help(pem: str, says: str) -> None:
     with pytest.raises(ConfigurationError, match=says) as refusal:

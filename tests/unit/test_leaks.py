@@ -23,7 +23,11 @@ def test_b() -> None:
 """
 
 
-@pytest.mark.parametrize("leak", [mint_token("alice"), mint_token("alice")[:40], SECRET, f"a{CANARY}-1"])
+@pytest.mark.parametrize(
+    "leak",
+    [mint_token("alice"), mint_token("alice")[:40], SECRET, f"a{CANARY}-1"],
+    ids=["token", "part of a token", "secret", "payload"],  # a token minted anew names no test
+)
 def test_a_secret_is_found_wherever_it_stands(leak: str) -> None:
     assert leak in (find_leak(f"[info] session.refused reason='not {leak}'\n") or "")
 
