@@ -23,10 +23,10 @@ from notify.events import WIRES
 from notify.frames import SUBPROTOCOL_JSON, Auth, FrameError, WireCodec
 from notify.hub import Hub
 from notify.ids import mint_id
+from notify.limits import Limits
 from notify.model import is_identifier
 from notify.origins import OriginPolicy
 from notify.peer import PeerGone
-from notify.pump import Limits
 from notify.session import Resume, Session
 from notify.settings import Settings
 from notify.store import Store
@@ -120,7 +120,7 @@ class Gateway:
         self._origins = origins
         self._hub = hub
         self._store = store
-        self._limits = Limits(settings.max_unacked, settings.max_unacked_bytes, settings.ping_interval)
+        self._limits = Limits.from_settings(settings)
         self._waiting = 0
         self.draining = False
         """Set by the drain: who comes now is sent to another node."""

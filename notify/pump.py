@@ -14,7 +14,6 @@ and invariant 6 (what is in memory is bounded by the window; a peer that does no
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from uuid import UUID
 
 import msgspec
@@ -24,6 +23,7 @@ from notify import clock, metrics, tracing
 from notify.errors import Close, NotifyError
 from notify.frames import CaughtUp, Disconnect, Ping, ServerFrame, Truncated, WireCodec
 from notify.hub import Delivery, Offer
+from notify.limits import Limits
 from notify.model import Entry, Kind, Page
 from notify.offers import Offers
 from notify.pages import Pace, Part, frame_entries
@@ -41,15 +41,6 @@ GOODBYE_SECONDS = 2.0
 
 MAX_ANSWERS = 32
 """Answers (pongs, errors) that wait for a slow peer; then its frames are not read until some are out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The numbers a session keeps to; see Settings."""
-
-    max_unacked: int
-    max_unacked_bytes: int
-    ping_interval: float
 
 
 class Pump:

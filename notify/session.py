@@ -31,8 +31,9 @@ from notify.frames import (
     WireCodec,
 )
 from notify.hub import Delivery, Hub, Offer
+from notify.limits import Limits
 from notify.peer import PeerGone, Socket
-from notify.pump import Limits, Pump
+from notify.pump import Pump
 from notify.store import Store
 
 LEEWAY_SECONDS = 30.0

@@ -17,9 +17,9 @@ from notify.errors import Close, FieldError, Forbidden, InvalidRequest, MethodNo
 from notify.frames import JsonCodec, ServerFrame, Welcome
 from notify.gateway import parse_query, read_headers, read_query
 from notify.ids import mint_id
+from notify.limits import Limits
 from notify.origins import OriginPolicy
 from notify.peer import PeerGone
-from notify.pump import Limits
 from notify.session import Resume, Session
 
 log = structlog.get_logger()
@@ -110,8 +110,7 @@ class Streaming:
     def __init__(self, services: Services, origins: OriginPolicy) -> None:
         self._services = services
         self._origins = origins
-        settings = services.settings
-        self._limits = Limits(settings.max_unacked, settings.max_unacked_bytes, settings.ping_interval)
+        self._limits = Limits.from_settings(services.settings)
 
     async def serve(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Serve one stream from its request to its end."""

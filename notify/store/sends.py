@@ -89,11 +89,6 @@ def is_alone(post: Post) -> bool:
     return len(notification.to) == 1 and special == (None, None, None)
 
 
-def refusal(error: Refused) -> Unavailable:
-    """Return what a sender hears of a statement that PostgreSQL refused."""
-    return Unavailable(f"the database can't store this at the moment; nothing was accepted ({error})")
-
-
 class Sends:
     """The lanes of sends: one for most, one for posts to many."""
 
@@ -158,64 +153,61 @@ class Sends:
         notifications = [notification for post in posts for notification in post.notifications]
         claims = [(place, post, claim) for place, post in enumerate(posts) for claim in post.claims]
         firsts = list(accumulate((len(post.notifications) for post in posts), initial=1))
-        contexts = [notification.context for notification in notifications]
         # In the order in which their mailboxes are taken: sorting them costs less here than there.
         recipients = sorted([(user, item) for item, n in enumerate(notifications, 1) for user in n.to])
-        batch = mint_id()
         try:
-            with spanning_deposit(contexts):
-                moment = await self._database.value(
-                    "deposit",
-                    batch,
-                    [n.id for n in notifications],
-                    [n.producer for n in notifications],
-                    [n.type for n in notifications],
-                    [n.data for n in notifications],
-                    [n.codec for n in notifications],
-                    [len(n.to) for n in notifications],
-                    [n.ttl for n in notifications],
-                    sparse([n.deliver_at for n in notifications]),
-                    sparse([n.collapse_key for n in notifications]),
-                    sparse(contexts),
-                    sparse([n.undelivered_after for n in notifications]),
-                    [item for _user, item in recipients],
-                    [user for user, _item in recipients],
-                    self._max_pending,
-                    sparse([claim.key for _, _, claim in claims]),
-                    sparse([claim.digest for _, _, claim in claims]),
-                    sparse([firsts[place] + (claim.place or 0) for place, _, claim in claims]),
-                    sparse([len(post.notifications) if claim.place is None else 1 for _, post, claim in claims]),
-                )
+            moment = await self._store(
+                "deposit",
+                notifications,
+                [n.id for n in notifications],
+                [n.producer for n in notifications],
+                [n.type for n in notifications],
+                [n.data for n in notifications],
+                [n.codec for n in notifications],
+                [len(n.to) for n in notifications],
+                [n.ttl for n in notifications],
+                sparse([n.deliver_at for n in notifications]),
+                sparse([n.collapse_key for n in notifications]),
+                sparse([n.context for n in notifications]),
+                sparse([n.undelivered_after for n in notifications]),
+                [item for _user, item in recipients],
+                [user for user, _item in recipients],
+                self._max_pending,
+                sparse([claim.key for _, _, claim in claims]),
+                sparse([claim.digest for _, _, claim in claims]),
+                sparse([firsts[place] + (claim.place or 0) for place, _, claim in claims]),
+                sparse([len(post.notifications) if claim.place is None else 1 for _, post, claim in claims]),
+            )
         except KeyTaken as error:
             raise Rejected(claims[error.claim][0], error) from None
-        except Refused as error:
-            raise refusal(error) from error
-        except Interrupted:
-            moment = await self._settle(batch, notifications[0].id)
         return [moment] * len(posts)
 
     async def _deposit_alone(self, notification: Notification) -> datetime:
         """Store one plain notification for one user: what an idle service mostly stores."""
+        return await self._store(
+            "deposit_alone",
+            [notification],
+            notification.id,
+            notification.producer,
+            notification.type,
+            notification.data,
+            notification.codec,
+            notification.ttl,
+            notification.context,
+            notification.to[0],
+            self._max_pending,
+        )
+
+    async def _store(self, name: str, notifications: Sequence[Notification], *arguments: object) -> datetime:
+        """Store a batch by a statement of this name; return its moment, even if the answer to the statement was lost."""
         batch = mint_id()
         try:
-            with spanning_deposit([notification.context]):
-                moment: datetime = await self._database.value(
-                    "deposit_alone",
-                    batch,
-                    notification.id,
-                    notification.producer,
-                    notification.type,
-                    notification.data,
-                    notification.codec,
-                    notification.ttl,
-                    notification.context,
-                    notification.to[0],
-                    self._max_pending,
-                )
+            with spanning_deposit([n.context for n in notifications]):
+                moment: datetime = await self._database.value(name, batch, *arguments)
         except Refused as error:
-            raise refusal(error) from error
+            raise Unavailable(f"the database can't store this at the moment; nothing was accepted ({error})") from error
         except Interrupted:
-            moment = await self._settle(batch, notification.id)
+            moment = await self._settle(batch, notifications[0].id)
         return moment
 
     async def _settle(self, batch: UUID, first: UUID) -> datetime:

@@ -1,7 +1,8 @@
 """What the tests of the semantics share: asking as a user or an app, reading event streams, playing with time."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +16,9 @@ from tests.service import PATIENCE, SEND, Address, Service, bearer
 
 MAX_PENDING = 10_000
 """The setting's default, for tests that call the database's functions themselves."""
+
+FIRST_STEP = 0.001
+"""Seconds by which who won a race sets out later the next time."""
 
 
 @asynccontextmanager
@@ -111,6 +115,35 @@ async def let_expire(connection: asyncpg.Connection, *notifications: str) -> Non
     await connection.execute(
         "UPDATE notify.notification SET expires_at = clock_timestamp() WHERE id = ANY ($1::uuid[])", notifications
     )
+
+
+class Race:
+    """Two acts at nearly the same moment, round after round.
+
+    Who won a round sets out later in the next, and twice as much later for as long as it keeps winning: so most rounds are
+    close, and each wins some, however fast the machine is.
+    """
+
+    def __init__(self) -> None:
+        self._lead = 0.0  # of the second, in seconds
+        self._step = FIRST_STEP
+        self._first_won: bool | None = None
+
+    async def run(self, first: Awaitable[Any], second: Awaitable[Any]) -> tuple[Any, Any]:
+        """Let both set out; return what they do."""
+        one, other = await asyncio.gather(wait_before(self._lead, first), wait_before(-self._lead, second))
+        return one, other
+
+    def end(self, *, first_won: bool) -> None:
+        """Say who won the round."""
+        self._step = self._step * 2 if first_won == self._first_won else FIRST_STEP
+        self._lead += self._step if first_won else -self._step
+        self._first_won = first_won
+
+
+async def wait_before(seconds: float, act: Awaitable[Any]) -> Any:
+    await asyncio.sleep(seconds)
+    return await act
 
 
 async def count_unread(connection: asyncpg.Connection, user: str) -> tuple[int, int]:

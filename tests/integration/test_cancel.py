@@ -1,7 +1,6 @@
 """Withdrawal: from everyone who has not acknowledged it, told to every device that may hold it, and decided once."""
 
 import asyncio
-import random
 from collections import Counter
 from uuid import uuid4
 
@@ -10,6 +9,7 @@ import pytest
 
 from notify.store import acks
 from tests.integration.support import (
+    Race,
     acknowledging,
     cancel,
     count_unread,
@@ -21,7 +21,7 @@ from tests.integration.support import (
     list_inbox,
     open_nodes,
 )
-from tests.service import SEND, Service, Socket, bearer
+from tests.service import SEND, Service, bearer
 
 
 async def test_what_is_withdrawn_is_never_delivered(service: Service, connection: asyncpg.Connection) -> None:
@@ -116,37 +116,23 @@ async def test_withdrawing_waits_for_an_ack_that_is_being_written(
 async def test_withdrawn_while_it_is_acknowledged_has_one_ending(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On two nodes, many times: the device is told of a retract exactly when the acknowledgement lost.
-
-    Whoever won sets out later the next time, and twice as much later for as long as it keeps winning: so the two stay
-    close to each other, and each of them wins some, however fast the machine is.
-    """
+    """On two nodes, many times: the device is told of a retract exactly when the acknowledgement lost."""
     monkeypatch.setattr(acks, "GATHER_SECONDS", 0.0)  # else the acknowledgement waits for others, and loses
     outcomes: Counter[str] = Counter()
-    lead, step, before = 0.0, 0.0, ""  # how many seconds the withdrawal is ahead; the next change of that; who won last
-
-    async def acknowledge(device: Socket, seq: int) -> None:
-        await asyncio.sleep(max(lead, 0.0))
-        await device.say({"op": "ack", "seq": seq})
-
-    async def withdraw(node: Service, notification: str) -> None:
-        await asyncio.sleep(max(-lead, 0.0))
-        assert await cancel(node, notification) == 204
-
+    race = Race()
     async with open_nodes(database_url) as (one, other), one.connect("alice") as alice:
         await alice.take_backlog()
         for _ in range(30):
             notification = await one.send("alice")
             seq = (await alice.take())["seq"]
-            await asyncio.gather(acknowledge(alice, seq), withdraw(other, notification))
+            _, answer = await race.run(alice.say({"op": "ack", "seq": seq}), cancel(other, notification))
+            assert answer == 204
             await alice.say({"op": "ping"})
             await alice.take_until("pong")
             await one.wait_for_acks()
             status = await find_status(other, notification)
             outcomes[status] += 1
-            step = step * 2 if status == before else random.uniform(0.0002, 0.002)
-            lead += step if status == "delivered" else -step
-            before = status
+            race.end(first_won=status == "delivered")
             marker = await one.send("alice", "marker")
             frames = await alice.take_until("notification")
             assert frames[-1]["id"] == marker

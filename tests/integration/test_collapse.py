@@ -2,14 +2,13 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable
-from typing import TypeVar
 
 import asyncpg
 import pytest
 
 from notify.store import acks
 from tests.integration.support import (
+    Race,
     acknowledging,
     count_unread,
     find_status,
@@ -20,8 +19,6 @@ from tests.integration.support import (
     open_nodes,
 )
 from tests.service import Service
-
-Done = TypeVar("Done")
 
 
 async def test_who_was_away_gets_the_retract_and_then_the_new_one(service: Service) -> None:
@@ -124,30 +121,19 @@ async def test_a_replacement_waits_for_an_ack_that_is_being_written(
     assert await connection.fetchval("SELECT count(*) FROM notify.ending") == 0
 
 
-async def pause_before(seconds: float, done: Awaitable[Done]) -> Done:
-    await asyncio.sleep(seconds)
-    return await done
-
-
 async def test_an_ack_and_a_replacement_at_once_leave_one_ending(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever comes first decides, and the device is told of a retract exactly when it lost.
-
-    How long either takes is the machine's affair: who lost gets a longer lead, so that most rounds are close and both win some.
-    """
+    """Whichever comes first decides, and the device is told of a retract exactly when it lost."""
     monkeypatch.setattr(acks, "GATHER_SECONDS", 0.0)  # else a send has long been stored when the ack sets out
     outcomes: Counter[str] = Counter()
-    last, lead, step = "", 0.0, 0.001  # the ack's lead in seconds
+    race = Race()
     async with service.connect("alice") as alice:
         await alice.take_backlog()
         for _ in range(30):
             old = await service.send("alice", collapse_key="k")
             seq = (await alice.take())["seq"]
-            new, _ = await asyncio.gather(
-                pause_before(lead, service.send("alice", collapse_key="k")),
-                pause_before(-lead, alice.say({"op": "ack", "seq": seq})),
-            )
+            new, _ = await race.run(service.send("alice", collapse_key="k"), alice.say({"op": "ack", "seq": seq}))
             frames = [await alice.take()]
             if frames[0]["op"] == "retract":
                 frames.append(await alice.take())
@@ -159,8 +145,7 @@ async def test_an_ack_and_a_replacement_at_once_leave_one_ending(
             await alice.ack(frames[-1]["seq"])
             await service.wait_for_acks()
             assert await find_status(service, old) == status
-            step = step * 2 if status == last else 0.001
-            last, lead = status, lead + (step if status == "collapsed" else -step)
+            race.end(first_won=status == "collapsed")
     assert set(outcomes) == {"collapsed", "delivered"}
 
 
