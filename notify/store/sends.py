@@ -5,11 +5,11 @@ statement, so that after a broken connection its outcome can be found out rather
 """
 
 import asyncio
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Coroutine, Hashable, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import accumulate
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -155,28 +155,33 @@ class Sends:
         firsts = list(accumulate((len(post.notifications) for post in posts), initial=1))
         # In the order in which their mailboxes are taken: sorting them costs less here than there.
         recipients = sorted([(user, item) for item, n in enumerate(notifications, 1) for user in n.to])
+        batch = mint_id()
         try:
             moment = await self._store(
-                "deposit",
+                batch,
                 notifications,
-                [n.id for n in notifications],
-                [n.producer for n in notifications],
-                [n.type for n in notifications],
-                [n.data for n in notifications],
-                [n.codec for n in notifications],
-                [len(n.to) for n in notifications],
-                [n.ttl for n in notifications],
-                sparse([n.deliver_at for n in notifications]),
-                sparse([n.collapse_key for n in notifications]),
-                sparse([n.context for n in notifications]),
-                sparse([n.undelivered_after for n in notifications]),
-                [item for _user, item in recipients],
-                [user for user, _item in recipients],
-                self._max_pending,
-                sparse([claim.key for _, _, claim in claims]),
-                sparse([claim.digest for _, _, claim in claims]),
-                sparse([firsts[place] + (claim.place or 0) for place, _, claim in claims]),
-                sparse([len(post.notifications) if claim.place is None else 1 for _, post, claim in claims]),
+                self._database.value(
+                    "deposit",
+                    batch,
+                    [n.id for n in notifications],
+                    [n.producer for n in notifications],
+                    [n.type for n in notifications],
+                    [n.data for n in notifications],
+                    [n.codec for n in notifications],
+                    [len(n.to) for n in notifications],
+                    [n.ttl for n in notifications],
+                    sparse([n.deliver_at for n in notifications]),
+                    sparse([n.collapse_key for n in notifications]),
+                    sparse([n.context for n in notifications]),
+                    sparse([n.undelivered_after for n in notifications]),
+                    [item for _user, item in recipients],
+                    [user for user, _item in recipients],
+                    self._max_pending,
+                    sparse([claim.key for _, _, claim in claims]),
+                    sparse([claim.digest for _, _, claim in claims]),
+                    sparse([firsts[place] + (claim.place or 0) for place, _, claim in claims]),
+                    sparse([len(post.notifications) if claim.place is None else 1 for _, post, claim in claims]),
+                ),
             )
         except KeyTaken as error:
             raise Rejected(claims[error.claim][0], error) from None
@@ -184,26 +189,32 @@ class Sends:
 
     async def _deposit_alone(self, notification: Notification) -> datetime:
         """Store one plain notification for one user: what an idle service mostly stores."""
+        batch = mint_id()
         return await self._store(
-            "deposit_alone",
+            batch,
             [notification],
-            notification.id,
-            notification.producer,
-            notification.type,
-            notification.data,
-            notification.codec,
-            notification.ttl,
-            notification.context,
-            notification.to[0],
-            self._max_pending,
+            self._database.value(
+                "deposit_alone",
+                batch,
+                notification.id,
+                notification.producer,
+                notification.type,
+                notification.data,
+                notification.codec,
+                notification.ttl,
+                notification.context,
+                notification.to[0],
+                self._max_pending,
+            ),
         )
 
-    async def _store(self, name: str, notifications: Sequence[Notification], *arguments: object) -> datetime:
-        """Store a batch by a statement of this name; return its moment, even if the answer to the statement was lost."""
-        batch = mint_id()
+    async def _store(
+        self, batch: UUID, notifications: Sequence[Notification], statement: Coroutine[Any, Any, datetime]
+    ) -> datetime:
+        """Carry out the statement that stores a batch; return its moment, even if the answer to the statement was lost."""
         try:
             with spanning_deposit([n.context for n in notifications]):
-                moment: datetime = await self._database.value(name, batch, *arguments)
+                moment = await statement
         except Refused as error:
             raise Unavailable(f"the database can't store this at the moment; nothing was accepted ({error})") from error
         except Interrupted:
