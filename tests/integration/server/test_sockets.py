@@ -186,9 +186,9 @@ async def test_frames_that_are_no_message_are_read_no_faster_than_is_fair(edge: 
     async with edge.connect() as raw:
         await raw.shake_hands()
         begun = asyncio.get_running_loop().time()
-        await raw.send(flood * 1_000 + frame(TEXT, b"after all"))
+        await raw.send(flood * 1_400 + frame(TEXT, b"after all"))
         await raw.read(b"after all")
-        assert asyncio.get_running_loop().time() - begun > 4 * REST_SECONDS
+        assert asyncio.get_running_loop().time() - begun > 5 * REST_SECONDS  # at least six, however it is cut
 
 
 @served
