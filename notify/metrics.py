@@ -6,25 +6,25 @@ from short fixed lists (https://prometheus.io/docs/practices/naming/).
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Gauge, Histogram, generate_latest
 
+from notify.tallies import Tally, Timings
+
 BATCH_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
 """Items of a statement."""
 
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 """Seconds."""
 
-ACCEPTED = Counter("notify_notifications_accepted", "Notifications stored or passed on, each once.")
-RECIPIENTS = Counter("notify_recipients_accepted", "Their recipients.")
+ACCEPTED = Tally("notify_notifications_accepted", "Notifications stored or passed on, each once.")
+RECIPIENTS = Tally("notify_recipients_accepted", "Their recipients.")
 REFUSED = Counter("notify_requests_refused", "Requests answered with an error.", ["status"])
-DELIVERED = Counter("notify_notifications_delivered", "Notifications written to a session, replays included.")
-REPLAYED = Counter("notify_notifications_replayed", "Of those, what came before the session had caught up.")
-ACKNOWLEDGED = Counter("notify_entries_acknowledged", "Entries that a device acknowledged.")
-LATENCY = Histogram(
-    "notify_delivery_seconds", "From acceptance to a session that had caught up.", buckets=LATENCY_BUCKETS
-)
-ACK_LATENCY = Histogram(
+DELIVERED = Tally("notify_notifications_delivered", "Notifications written to a session, replays included.")
+REPLAYED = Tally("notify_notifications_replayed", "Of those, what came before the session had caught up.")
+ACKNOWLEDGED = Tally("notify_entries_acknowledged", "Entries that a device acknowledged.")
+LATENCY = Timings("notify_delivery_seconds", "From acceptance to a session that had caught up.", LATENCY_BUCKETS)
+ACK_LATENCY = Timings(
     "notify_acknowledgement_seconds",
     "From acceptance to the acknowledgement of a device that had caught up.",
-    buckets=LATENCY_BUCKETS,
+    LATENCY_BUCKETS,
 )
 PENDING = Gauge(
     "notify_pending_notifications",

@@ -19,6 +19,7 @@ from notify.cli import root
 from notify.server.limits import ServerLimits
 from notify.server.process import KEEP_ALIVE_SECONDS
 from notify.settings import MIB, Settings
+from notify.tallies import Tally, Timings
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -29,6 +30,7 @@ TEXTS = [ROOT / "compose.yaml", *(path for path in sorted(DEPLOY.rglob("*")) if 
 CLIENT_VARIABLES = {"NOTIFY_URL", "NOTIFY_TOKEN"}
 """What the client commands read (contract, section 1); they are no settings of the service."""
 
+METRICS = (MetricWrapperBase, Tally, Timings)
 LEAVE_SECONDS = ServerLimits(max_connections=1).leave_seconds
 DEFAULTS = Settings.model_construct()
 PORT = 8_000
@@ -55,7 +57,7 @@ def seconds(text: str) -> int:
 
 def exposed_names() -> set[str]:
     """Return every name that /metrics has for us."""
-    families = [value for value in vars(metrics).values() if isinstance(value, MetricWrapperBase)]
+    families = [value for value in vars(metrics).values() if isinstance(value, METRICS)]
     names: set[str] = set()
     for family in [family for value in families for family in value.collect()]:
         suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
@@ -76,8 +78,7 @@ def written_metrics() -> set[str]:
     return {
         family.name
         for constant, value in vars(metrics).items()
-        if isinstance(value, MetricWrapperBase)
-        and re.search(rf"\b(metrics\.)?{constant}\b\.(inc|set|labels|observe)", code)
+        if isinstance(value, METRICS) and re.search(rf"\b(metrics\.)?{constant}\b\.(inc|set|labels|observe)", code)
         for family in value.collect()
     }
 
