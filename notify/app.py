@@ -23,7 +23,7 @@ from litestar.di import Provide
 
 from notify import __version__
 from notify.api.admin import HANDLERS as ADMIN_HANDLERS
-from notify.api.answers import Answering, Headers, handle_exception
+from notify.api.answers import Answering, Fields, handle_exception
 from notify.api.assets import client_asset
 from notify.api.docs import docs, openapi_config, openapi_json
 from notify.api.event_sending import EventSending
@@ -143,7 +143,7 @@ class Application:
                 return
         await self.web(scope, receive, send)  # type: ignore[arg-type]  # the framework's own, narrower types of the same
 
-    def take(self, headers: Headers, body: bytes, answer: Answering) -> bool:
+    def take(self, headers: Fields, body: bytes, answer: Answering) -> bool:
         """Take a whole `POST /v1/notifications` past ASGI, if it is a plain one; see PlainSending."""
         return self._running is not None and self._running.sending.plain.take(headers, body, answer)
 

@@ -13,7 +13,7 @@ import uvloop
 import websockets
 from websockets.asyncio.client import ClientConnection
 
-from notify.api.answers import Answering, Headers
+from notify.api.answers import Answering, Fields
 from notify.server import Server, ServerLimits, Shortcut, Transport, build_server, open_listener
 from notify.settings import Settings
 
@@ -92,7 +92,7 @@ class Edge:
         self.stopped = False
         self.listener = open_listener("127.0.0.1", 0)
         self.port: int = self.listener.getsockname()[1]
-        self.take: Callable[[Headers, bytes, Answering], bool] = lambda _headers, _body, _answer: False
+        self.take: Callable[[Fields, bytes, Answering], bool] = lambda _headers, _body, _answer: False
         shortcut = Shortcut(b"/short", self.offer)
         self.server: Server = build_server(
             self, drain=self.run_drain, settings=settings, limits=limits, shortcut=shortcut
@@ -102,7 +102,7 @@ class Edge:
     async def do_nothing(self) -> None:
         pass
 
-    def offer(self, headers: Headers, body: bytes, answer: Answering) -> bool:
+    def offer(self, headers: Fields, body: bytes, answer: Answering) -> bool:
         return self.take(headers, body, answer)
 
     async def run_drain(self) -> None:

@@ -1,5 +1,6 @@
 """Answers: problem details (RFC 9457) and plain JSON, for handlers of the framework and lean routes alike."""
 
+import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -22,14 +23,20 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 """Header lines: names, in lower case where a client sent them, and values."""
 
-Answering: TypeAlias = Callable[[int, Headers, bytes], None]
-"""Writes a whole answer past ASGI, to be called once: its status, its headers, its body."""
+Fields: TypeAlias = Mapping[bytes, bytes]
+"""Headers by their names, in lower case; of one that comes more than once, the last."""
 
-_encode = msgspec.json.Encoder().encode
+Answering: TypeAlias = Callable[[int, bytes, bytes], None]
+"""Writes a whole answer past ASGI, to be called once: its status, its headers as `write_lines` has them, its body."""
+
+FIT = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [^\x00-\x08\x0a-\x1f\x7f]*\r\n)*")
+"""Header lines (RFC 9110, section 5): a name is a token, a value has no control character but the tab."""
+
+encode = msgspec.json.Encoder().encode
 
 
 class Answer(NamedTuple):
-    """A whole answer: its status, its headers, the length among them, and its body."""
+    """A whole answer: its status, its headers, and its body, whose length is a header added by who sends it."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
@@ -38,15 +45,14 @@ class Answer(NamedTuple):
 
 def compose(status: int, content: object, headers: Mapping[str, str] | None = None) -> Answer:
     """Return a JSON answer."""
-    body = _encode(content)
-    return Answer(status, [JSON, *encode_headers(headers or {}), (b"content-length", b"%d" % len(body))], body)
+    body = encode(content)
+    return Answer(status, [JSON, *encode_headers(headers or {})], body)
 
 
 def compose_problem(problem: Problem) -> Answer:
     """Return the answer that a problem is."""
-    body = _encode(describe(problem))
-    headers = encode_headers({"content-type": PROBLEM_MEDIA_TYPE, **problem.headers})
-    return Answer(problem.status, [*headers, (b"content-length", b"%d" % len(body))], body)
+    body = encode(describe(problem))
+    return Answer(problem.status, encode_headers({"content-type": PROBLEM_MEDIA_TYPE, **problem.headers}), body)
 
 
 async def answer(send: Send, status: int, content: object, headers: Mapping[str, str] | None = None) -> None:
@@ -61,13 +67,22 @@ async def answer_problem(send: Send, problem: Problem) -> None:
 
 async def send_answer(send: Send, answer: Answer) -> None:
     """Send an answer through ASGI."""
-    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+    headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})
 
 
 def encode_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     """Return headers as ASGI wants them."""
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+
+
+def write_lines(headers: Headers) -> bytes:
+    """Return headers as they are sent, each on its line. Raises ValueError for one that does not fit on it."""
+    lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+    if FIT.fullmatch(lines) is None or lines.count(b"\r\n") != len(headers):
+        raise ValueError("a header does not fit on its line")
+    return lines
 
 
 def describe(problem: Problem) -> dict[str, object]:

@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 
 from notify import tracing
-from notify.api.answers import Answer, Answering, Headers, compose, compose_problem, recognize
+from notify.api.answers import Answer, Answering, Fields, compose, compose_problem, encode, recognize, write_lines
 from notify.api.body import BodyReader
 from notify.api.requests import Checker, SendRequest
 from notify.api.services import Services
@@ -30,6 +30,9 @@ REFUSAL_SECONDS = 0.1
 """How long a producer over its quota waits to hear of it: else one that takes no notice keeps the others' requests waiting."""
 
 SCHEME = b"Bearer "
+
+SENT_LINES = b"content-type: application/json\r\nlocation: " + PATH_SEND.encode() + b"/%b\r\n"
+"""What `compose_sent` says of a plain notification, with its id to be filled in: composing it costs more than the rest."""
 
 SPECIAL = frozenset({b"ce-specversion", b"content-encoding", b"idempotency-key", b"origin", b"traceparent"})
 """Headers that mean more than a plain request says."""
@@ -51,7 +54,7 @@ class PlainSending:
         self._quota = quota
         self._reader = reader
 
-    def take(self, headers: Headers, body: bytes, answer: Answering) -> bool:
+    def take(self, headers: Fields, body: bytes, answer: Answering) -> bool:
         """Store a notification, and answer after the commit. Returns False, having done nothing, if it is not a plain one."""
         identity = self._recognize(headers, body)
         if identity is None or (request := self._reader.read_plain(body)) is None:
@@ -70,13 +73,12 @@ class PlainSending:
             stored.add_done_callback(partial(self._finish, notification, answer))
         return True
 
-    def _recognize(self, headers: Headers, body: bytes) -> Identity | None:
+    def _recognize(self, headers: Fields, body: bytes) -> Identity | None:
         """Return who sends, if the headers have nothing special and the token was verified before."""
-        known = dict(headers)
-        authorization = known.get(b"authorization", b"")
+        authorization = headers.get(b"authorization", b"")
         if (
-            known.get(b"content-type") != b"application/json"
-            or not SPECIAL.isdisjoint(known)
+            headers.get(b"content-type") != b"application/json"
+            or not SPECIAL.isdisjoint(headers)
             or not authorization.startswith(SCHEME)
             or len(body) > self._services.settings.max_body_bytes
             or tracing.active is not None
@@ -91,15 +93,17 @@ class PlainSending:
             self._refuse(notification.producer, error, answer)
             return
         self._services.store.activity.count_send(notification.producer, 1, 1)
-        answer(*compose_sent(notification.id, 1, stored.result()))
+        sent = Sent(notification.id, 1, stored.result())
+        answer(201, SENT_LINES % str(notification.id).encode(), encode(sent))
 
     def _refuse(self, producer: str, error: Exception, answer: Answering) -> None:
         self._services.store.activity.count_refusal(producer)
         problem = compose_problem(recognize(error))
+        lines = write_lines(problem.headers)
         if isinstance(error, RateLimited):
-            asyncio.get_running_loop().call_later(REFUSAL_SECONDS, answer, *problem)
+            asyncio.get_running_loop().call_later(REFUSAL_SECONDS, answer, problem.status, lines, problem.body)
         else:
-            answer(*problem)
+            answer(problem.status, lines, problem.body)
 
 
 def compose_sent(

@@ -8,39 +8,35 @@ in one system call. The checks of its head are one pass over all of its lines.
        └───────────────▶ written, when nobody knows how long the body will be
 """
 
-import re
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from notify.api.answers import Headers
-
-FIT = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [^\x00-\x08\x0a-\x1f\x7f]*\r\n)*")
-"""Header lines (RFC 9110, section 5): a name is a token, a value has no control character but the tab."""
-
-LINE_PARTS = 4
-"""A name, a colon, a value, and the one end of line that may be in all of them."""
+from notify.api.answers import Headers, write_lines
 
 FRAMING = frozenset({b"connection", b"transfer-encoding", b"content-length"})
 """Headers that say where an answer ends, and whether another follows."""
+
+_defaults: tuple[Headers, bytes] = ((), b"")
 
 
 class Exchange(RequestResponseCycle):
     """uvicorn's cycle of a request and its answer, which holds the head of an answer back until its body comes."""
 
-    def answer(self, status: int, lines: Headers, body: bytes) -> None:
-        """Write a whole answer, for who took the request by a shortcut; `lines` has its content-length.
+    def answer(self, status: int, lines: bytes, body: bytes) -> None:
+        """Write a whole answer, for who took the request by a shortcut; `lines` are its headers but for its length.
 
         What its client has yet to read of answers before is within the transport's bound. Does nothing when the client is
-        gone. Raises ValueError, and drops the connection, for an answer of unknown length or with lines that do not fit.
+        gone.
         """
         if not self.disconnected:
-            head = self._write_head({"status": status, "headers": lines})
-            if head is None:
-                self.release()
-                self.transport.abort()  # nobody else would end the wait of its client
-                raise ValueError("answers to a shortcut are our own: of a known length, on lines that fit")
-            self._finish(head, body)
+            head = (
+                STATUS_LINE[status],
+                write_defaults(self.default_headers),
+                lines,
+                b"content-length: %d\r\n" % len(body),
+            )
+            self._finish(b"".join(head), body)
         self.release()
 
     def release(self) -> None:
@@ -71,20 +67,21 @@ class Exchange(RequestResponseCycle):
         """Return the head of an answer that can wait for its body; None for any that is uvicorn's business."""
         if self.access_log or self.scope["method"] == "HEAD":
             return None
-        lines: list[bytes] = []
+        headers = message.get("headers", ())
         length = None
-        for name, value in message.get("headers", ()):
-            lines += (name, b": ", value, b"\r\n")
+        for name, value in headers:
             if (low := name.lower()) in FRAMING:
                 if low != b"content-length" or length is not None or not value.isdigit():
                     return None
                 length = int(value)
-        head = b"".join(lines)
-        if length is None or FIT.fullmatch(head) is None or head.count(b"\r\n") * LINE_PARTS != len(lines):
+        if length is None:
+            return None
+        try:
+            lines = write_lines(headers)
+        except ValueError:
             return None
         self._length = length
-        defaults = [name + b": " + value + b"\r\n" for name, value in self.default_headers]
-        return b"".join((STATUS_LINE[message["status"]], *defaults, head))
+        return b"".join((STATUS_LINE[message["status"]], write_defaults(self.default_headers), lines))
 
     def _is_whole(self, message: Any) -> bool:
         """Whether this is all of the body, as long as the head says, and the client reads."""
@@ -107,3 +104,11 @@ class Exchange(RequestResponseCycle):
 
 def ignore() -> None:
     """Do nothing: the response was complete before."""
+
+
+def write_defaults(headers: Headers) -> bytes:
+    """Return the lines that every answer has. uvicorn makes a new list of them each second; the latest is remembered."""
+    global _defaults  # noqa: PLW0603 - a process has one
+    if _defaults[0] is not headers:
+        _defaults = headers, b"".join([b"%b: %b\r\n" % header for header in headers])
+    return _defaults[1]

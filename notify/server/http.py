@@ -12,6 +12,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from notify.api.answers import Fields
 from notify.errors import HeadersTooLarge, InvalidRequest, Problem, Unavailable
 from notify.server.exchange import Exchange
 from notify.server.limits import Config
@@ -45,7 +46,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._header_tail = b""  # the end of the headers may come in two packets
         self._idle_bytes = 0
         self._deaf = False
-        self._held = False  # the application was not called yet: it may take a shortcut
+        self._held: Fields | None = None  # the headers of a request that may take the shortcut
         self._answering: Exchange | None = None  # with requests queued behind it, it is not uvicorn's `cycle`
         self._idle_since = 0.0
 
@@ -66,7 +67,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._answering is not None and not self._answering.response_complete:
             self._answering.disconnected = True
             self._answering.message_event.set()
-        if self._held:
+        if self._held is not None:
             cast("Exchange", self.cycle).release()
         for cycle, _app in self.pipeline:
             cast("Exchange", cycle).release()
@@ -89,20 +90,22 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _count(self, data: bytes) -> None:
         """Count what is no body: the parser itself would take it without end."""
-        if self._in_headers:
+        if not self._in_headers:
+            self._idle_bytes += len(data)  # until some of it turns out to be body
+        elif self._header_bytes + len(data) <= self._limits.header_bytes:
+            self._header_bytes += len(data)  # until the end of the headers turns out to be in it
+            self._header_tail = (self._header_tail + data[-3:])[-3:]
+        else:
             seam = self._header_tail + data
             end = seam.find(b"\r\n\r\n")  # what follows it in the same packet is no header
             self._header_bytes += len(data) if end < 0 else end
             self._header_tail = seam[-3:]
-        else:
-            self._idle_bytes += len(data)  # until some of it turns out to be body
 
     def _feed(self, data: bytes) -> None:
         try:
             self.parser.feed_data(data)
-            if self._held and len(self.cycle.body) > HIGH_WATER_LIMIT:  # no more is read until the application does
-                self._held = False
-                self._start_asgi_task(self.cycle, self.app)
+            if self._held is not None and len(self.cycle.body) > HIGH_WATER_LIMIT:
+                self._call_held()  # no more is read until the application does
         except httptools.HttpParserUpgrade as upgrade:
             self._deaf = True  # what comes now belongs to another protocol, or to one that isn't spoken here
             if self._should_upgrade():
@@ -112,37 +115,35 @@ class HttpProtocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._refuse(InvalidRequest("this is not HTTP/1.1"))
 
+    def on_message_begin(self) -> None:
+        """Begin a request. What only the application asks is put together when it is called."""
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        self.scope = {}  # type: ignore[typeddict-item]  # see _describe
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header. One that comes after the body is none (RFC 9110, section 6.5.1).
+        """Take a header. One that comes after the body is none (RFC 9110, section 6.5.1)."""
+        if self._in_headers:
+            self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Go on to the body, and call the application, or once what was asked before is answered.
 
         Two hosts end the request (RFC 9112, section 3.2): a proxy could have looked at the other one.
         """
-        if not self._in_headers:
-            return
-        name = name.lower()
-        if name == b"host" and any(known == b"host" for known, _ in self.headers):
-            raise ValueError("two hosts")  # to the parser, which is not HTTP then
-        if name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self.headers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        """Go on to the body, and call the application, or once what was asked before is answered."""
         self._disarm()
         self._in_headers = False
         self._header_bytes = self._idle_bytes = 0
         self._header_tail = b""
-        self.scope["method"] = self.parser.get_method().decode("ascii")
-        self.scope["http_version"] = version = self.parser.get_http_version()
+        fields = dict(self.headers)
+        if len(fields) < len(self.headers) and [name for name, _ in self.headers].count(b"host") > 1:
+            raise ValueError("two hosts")  # to the parser, which is not HTTP then
+        self.expect_100_continue = fields.get(b"expect", b"").lower() == b"100-continue"
         upgrade = self.parser.should_upgrade()
         if upgrade and self._should_upgrade():
+            self._describe()
             return
-        url = httptools.parse_url(self.url)
-        path = url.path.decode("ascii")
-        self.scope["path"] = urllib.parse.unquote(path) if "%" in path else path
-        self.scope["raw_path"] = url.path
-        self.scope["query_string"] = url.query or b""
-        self.scope["extensions"] = {"notify.transport": self._handle}  # type: ignore[dict-item]  # ours
         before = self.cycle
         self.cycle = Exchange(
             scope=self.scope,
@@ -155,18 +156,44 @@ class HttpProtocol(HttpToolsProtocol):
             message_event=asyncio.Event(),
             expect_100_continue=self.expect_100_continue,
             # Who asked for a protocol that isn't spoken here is answered, and the connection closed.
-            keep_alive=version != "1.0" and not upgrade and self.parser.should_keep_alive(),
+            keep_alive=not upgrade and self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0",
             on_response=self.on_response_complete,
         )
         if before is None or before.response_complete:
-            self._held = self._may_be_short(upgrade=upgrade)
-            if not self._held:
+            if self._may_be_short(fields, upgrade=upgrade):
+                self._held = fields
+            else:
+                self._describe()
                 self._start_asgi_task(self.cycle, self.app)
         else:
             if len(self.pipeline) >= MAX_QUEUED:
                 raise ValueError("too many at once")  # to the parser, which then ends the connection
+            self._describe()
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
+
+    def _describe(self) -> None:
+        """Put together what the application is told of the request (https://asgi.readthedocs.io/en/latest/specs/www.html)."""
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        self.scope.update(
+            {
+                "type": "http",
+                "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+                "http_version": self.parser.get_http_version(),
+                "server": self.server,
+                "client": self.client,
+                "scheme": self.scheme,  # type: ignore[typeddict-item]  # one of the two
+                "root_path": self.root_path,
+                "headers": self.headers,
+                "state": self.app_state.copy(),
+                "method": self.parser.get_method().decode("ascii"),
+                "path": urllib.parse.unquote(path) if "%" in path else path,
+                "raw_path": url.path,
+                "query_string": url.query or b"",
+                "extensions": {"notify.transport": self._handle},  # type: ignore[dict-item]  # ours
+            }
+        )
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
@@ -179,23 +206,22 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_headers = True
         self._idle_bytes = 0
         super().on_message_complete()
-        if self._held:
-            self._held = False
-            self._offer()
+        if self._held is not None:
+            self._offer(self._held)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cast("Exchange", cycle)
         super()._start_asgi_task(cycle, app)
 
-    def _may_be_short(self, *, upgrade: bool) -> bool:
+    def _may_be_short(self, fields: Fields, *, upgrade: bool) -> bool:
         """Whether a request may take the shortcut, as far as its head tells: nothing of an answer goes before the answer."""
         shortcut = self.config.shortcut
         return (
             shortcut is not None
             and self.url == shortcut.path
-            and self.scope["method"] == "POST"
+            and self.parser.get_method() == b"POST"
             and not (upgrade or self.expect_100_continue or self.flow.write_paused)
-            and self._is_read_ahead(dict(self.headers).get(b"content-length", b"0"))
+            and self._is_read_ahead(fields.get(b"content-length", b"0"))
         )
 
     def _is_read_ahead(self, length: bytes) -> bool:
@@ -205,7 +231,7 @@ class HttpProtocol(HttpToolsProtocol):
         """
         return len(length) <= len(b"%d" % HIGH_WATER_LIMIT) and int(length) <= HIGH_WATER_LIMIT
 
-    def _offer(self) -> None:
+    def _offer(self, fields: Fields) -> None:
         """Offer a whole request to the application; if it does not take it, call it in the ordinary way.
 
         A fault of its must not reach the parser, for which it would be one of the request. What was done is not known then,
@@ -214,16 +240,24 @@ class HttpProtocol(HttpToolsProtocol):
         cycle, shortcut = cast("Exchange", self.cycle), self.config.shortcut
         self._answering = cycle
         try:
-            taken = shortcut is not None and shortcut.take(self.headers, bytes(cycle.body), cycle.answer)
+            taken = shortcut is not None and shortcut.take(fields, bytes(cycle.body), cycle.answer)
         except Exception:
+            self._held = None
             self.logger.exception("Exception in the shortcut of the application")
             cycle.release()
             self.transport.abort()
             return
         if taken:
+            self._held = None
             cycle.body = bytearray()  # a connection that idles keeps its last exchange
         else:
-            self._start_asgi_task(cycle, self.app)
+            self._call_held()
+
+    def _call_held(self) -> None:
+        """Call the application in the ordinary way after all."""
+        self._held = None
+        self._describe()
+        self._start_asgi_task(self.cycle, self.app)
 
     def on_response_complete(self) -> None:
         """Go on to what was asked meanwhile; else wait for the next request, for a while.

@@ -11,15 +11,15 @@ Keeps the promise that nobody can tell from outside: what an application does no
 from collections.abc import Callable
 from typing import NamedTuple
 
-from notify.api.answers import Answering, Headers
+from notify.api.answers import Answering, Fields
 
 
 class Shortcut(NamedTuple):
     """Where POSTs are offered to an application whole, and to whom.
 
-    `take` gets the headers, their names in lower case, the body, and how to answer. Returns False, having done nothing, for
+    `take` gets the headers, the body, and how to answer. Returns False, having done nothing, for
     what it wants to get in the ordinary way.
     """
 
     path: bytes
-    take: Callable[[Headers, bytes, Answering], bool]
+    take: Callable[[Fields, bytes, Answering], bool]

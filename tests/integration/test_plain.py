@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from notify.api.answers import Answering, Headers
+from notify.api.answers import Answering, Fields
 from notify.api.plain import PATH_SEND
 from notify.auth import Scope
 from notify.server import Shortcut
@@ -61,7 +61,7 @@ class Gate:
         self._take = service.app.take
         service.server.config.shortcut = Shortcut(PATH_SEND.encode(), self.take)
 
-    def take(self, headers: Headers, body: bytes, answer: Answering) -> bool:
+    def take(self, headers: Fields, body: bytes, answer: Answering) -> bool:
         taken = not self.closed and self._take(headers, body, answer)
         self.taken += taken
         return taken
