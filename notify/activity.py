@@ -86,9 +86,9 @@ class Activity:
 
     def _of(self, producer: str) -> Production:
         producers = self._counts.producers
-        if producer not in producers and len(producers) >= MAX_PRODUCERS:
-            producer = OTHERS
-        return producers.setdefault(producer, Production())
+        if (known := producers.get(producer)) is not None:
+            return known
+        return producers.setdefault(producer if len(producers) < MAX_PRODUCERS else OTHERS, Production())
 
 
 def percentile(latency: Sequence[int], share: float) -> float | None:

@@ -30,7 +30,7 @@ import structlog
 from notify import metrics
 from notify.errors import NotifyError, Unavailable
 from notify.pauses import iter_pauses
-from notify.pending import ItemT, Pending, ResultT, fail, halve
+from notify.pending import ItemT, Pending, ResultT, fail, halve, ignore, no_keys, one
 
 log = structlog.get_logger()
 
@@ -70,16 +70,6 @@ class Refused(Interrupted):
     """The database can't at the moment (disk full, read-only, shutting down) and says so: nothing was done."""
 
 
-def no_keys(_item: object) -> Collection[Hashable]:
-    """For lanes whose items exclude nobody."""
-    return ()
-
-
-def one(_item: object) -> int:
-    """For lanes whose items weigh the same."""
-    return 1
-
-
 class Lane(Generic[ItemT, ResultT]):
     """One kind of statement, batched.
 
@@ -88,8 +78,8 @@ class Lane(Generic[ItemT, ResultT]):
     those aloft have kept an item waiting for PATIENCE_SECONDS. Each takes up to `max_items` and `max_weight` (whatever
     `weigh` counts: rows, bytes); `capacity` items may wait. Items that share a key never fly in two flights at the same time,
     so that two batches of one process don't wait for each other. `probe` tells which keys are blocked at the moment. `repeats`
-    says that a batch may be done twice: it is repeated until it succeeds. Use as an async context manager: leaving it waits
-    for what is in flight.
+    says that a batch may be done twice: it is repeated until it succeeds. `answered` hears of each item that has its answer.
+    Use as an async context manager: leaving it waits for what is in flight.
     """
 
     def __init__(  # noqa: PLR0913 - the properties of a lane, by keyword
@@ -105,6 +95,7 @@ class Lane(Generic[ItemT, ResultT]):
         keys: Callable[[ItemT], Collection[Hashable]] = no_keys,
         probe: Callable[[Collection[Hashable]], Awaitable[Collection[Hashable]]] | None = None,
         repeats: bool = False,
+        answered: Callable[[ItemT], None] = ignore,
     ) -> None:
         self.name = name
         self._run = run
@@ -116,6 +107,7 @@ class Lane(Generic[ItemT, ResultT]):
         self._keys = keys
         self._probe = probe
         self._repeats = repeats
+        self._answered = answered
         self._queue: deque[Pending[ItemT, ResultT]] = deque()
         self._parked: list[Pending[ItemT, ResultT]] = []
         self._unseen: deque[Pending[ItemT, ResultT]] = deque()  # parked, too: held by something the probe can't see
@@ -186,8 +178,9 @@ class Lane(Generic[ItemT, ResultT]):
             self._launch(patient=True)
         return done
 
-    def _settle(self) -> None:
+    def _settle(self, item: ItemT) -> None:
         self._owed -= 1
+        self._answered(item)
 
     def _launch(self, *, patient: bool = False) -> None:
         if self._queue and self._aloft < self._flights:

@@ -23,14 +23,14 @@ class Pending(Generic[ItemT, ResultT]):
         weight: int,
         keys: Collection[Hashable],
         done: asyncio.Future[ResultT],
-        answered: Callable[[], None],
+        answered: Callable[[ItemT], None],
     ) -> None:
         self.item = item
         self.weight = weight
         self.keys = keys
         self.done = done
         self.since = time.monotonic()
-        self._answered: Callable[[], None] | None = answered
+        self._answered: Callable[[ItemT], None] | None = answered
 
     def succeed(self, result: ResultT) -> None:
         """Answer with a result."""
@@ -49,7 +49,7 @@ class Pending(Generic[ItemT, ResultT]):
         """Tell the lane, once."""
         answered, self._answered = self._answered, None
         if answered is not None:
-            answered()
+            answered(self.item)
 
 
 def fail(part: Iterable[Pending[ItemT, ResultT]], error: BaseException) -> None:
@@ -62,3 +62,17 @@ def halve(part: list[Pending[ItemT, ResultT]]) -> list[list[Pending[ItemT, Resul
     """Divide a batch of at least two."""
     middle = len(part) // 2
     return [part[:middle], part[middle:]]
+
+
+def no_keys(_item: object) -> Collection[Hashable]:
+    """For lanes whose items exclude nobody."""
+    return ()
+
+
+def one(_item: object) -> int:
+    """For lanes whose items weigh the same."""
+    return 1
+
+
+def ignore(_item: object) -> None:
+    """For lanes whose answers nobody else hears of."""

@@ -7,7 +7,6 @@ statement, so that after a broken connection its outcome can be found out rather
 import asyncio
 from collections.abc import Collection, Coroutine, Hashable, Sequence
 from datetime import datetime
-from functools import partial
 from itertools import accumulate
 from typing import Any, TypeVar
 from uuid import UUID
@@ -72,6 +71,8 @@ def weigh(post: Post) -> int:
 
 def users(post: Post) -> Collection[Hashable]:
     """Whose mailboxes a post needs."""
+    if len(post.notifications) == 1:
+        return post.notifications[0].to
     return {user for notification in post.notifications for user in notification.to}
 
 
@@ -105,9 +106,16 @@ class Sends:
             weigh=weigh,
             keys=users,
             probe=self._probe,
+            answered=self._count_down,
         )
         self.bulk = Lane[Post, datetime](
-            "send-bulk", self._deposit, max_items=1, capacity=BULK_QUEUE, keys=users, probe=self._probe
+            "send-bulk",
+            self._deposit,
+            max_items=1,
+            capacity=BULK_QUEUE,
+            keys=users,
+            probe=self._probe,
+            answered=self._count_down,
         )
 
     async def send(self, post: Post) -> datetime:
@@ -135,10 +143,10 @@ class Sends:
             )
         stored = lane.put(post)
         self._waiting[producer] = waiting + 1
-        stored.add_done_callback(partial(self._count_down, producer))
         return stored
 
-    def _count_down(self, producer: str, _stored: asyncio.Future[datetime]) -> None:
+    def _count_down(self, post: Post) -> None:
+        producer = post.notifications[0].producer
         self._waiting[producer] -= 1
         if not self._waiting[producer]:
             del self._waiting[producer]
