@@ -21,6 +21,7 @@ from notify import __version__, clock, metrics
 from notify.errors import NotifyError
 from notify.hub import Hub, Listener
 from notify.store import Store
+from notify.store.acks import Device
 from notify.store.sessions import NodeReport, OpenedSession
 
 log = structlog.get_logger()
@@ -65,7 +66,7 @@ class Roster:
         self._started = time.monotonic()
         self._summed = self._started
         self._opened: dict[UUID, Listener] = {}
-        self._closed: dict[UUID, None] = {}  # in the order they did
+        self._closed: dict[UUID, Device] = {}  # whose they were, in the order they did
         self._watched: set[str] = set()
         self._changed = asyncio.Event()
         self._reporting = asyncio.Lock()
@@ -78,9 +79,12 @@ class Roster:
         self._changed.set()
 
     def note_closed(self, session: Listener) -> None:
-        """Report that it is gone; one that nobody heard of yet never was."""
+        """Report that it is gone, once what its device acknowledged is down; one that nobody heard of yet never was.
+
+        Who is away is sent a push of what is pending, and what is acknowledged must not be.
+        """
         if self._opened.pop(session.id, None) is None:
-            self._closed[session.id] = None
+            self._closed[session.id] = (session.user, session.device)
             self._changed.set()
 
     async def run(self) -> None:
@@ -108,7 +112,9 @@ class Roster:
         """Report some changes. Returns False when all sessions are to be reported again: the node was taken for dead."""
         self._changed.clear()
         opened = dict(islice(self._opened.items(), MAX_CHANGES))
-        closed = list(islice(self._closed, MAX_CHANGES))
+        acking = self._store.mailboxes.acking
+        ready = ((session, device) for session, device in self._closed.items() if device not in acking)
+        closed = dict(islice(ready, MAX_CHANGES))
         for session in opened:
             del self._opened[session]
         for session in closed:
@@ -137,19 +143,19 @@ class Roster:
                     )
                     for s in opened.values()
                 ],
-                closed,
+                list(closed),
                 # Twice: two nodes that report at the same moment don't see each other's sessions the first time.
                 users | self._watched,
             )
         except BaseException:
             # Those that closed meanwhile were noted as closed; telling of a session twice does no harm.
             self._opened = {id_: s for id_, s in opened.items() if id_ not in self._closed} | self._opened
-            self._closed |= dict.fromkeys(closed)
+            self._closed |= closed
             self._changed.set()
             raise
         self._watched = users
-        if users:
-            self._changed.set()  # the second look at them is not to wait until something else happens
+        if users or self._closed:
+            self._changed.set()  # a second look at them, or at whose ack was not down, waits for nothing else to happen
         forgotten = self._known and not known
         self._known = True
         if forgotten:

@@ -78,6 +78,10 @@ class Acks:
         """Devices whose ack is not down yet."""
         return len(self._waiting) + len(self._aloft) + len(self._held)
 
+    def __contains__(self, device: Device) -> bool:
+        """Whether an ack of this device is not down yet."""
+        return device in self._waiting or device in self._aloft or device in self._held
+
     def begin(self, epoch: str) -> None:
         """Take acks of this epoch from now on; forget those of the one before, which are of other entries."""
         self._epoch = epoch

@@ -348,6 +348,36 @@ async def test_what_one_node_is_claiming_another_passes_over(
     assert await service.store.push.claim(["alice"], limit=10, each=10, behind=100, seconds=60.0) == ([], [])
 
 
+async def test_nothing_is_pushed_that_a_session_acknowledged_before_it_left(
+    service: Service, push_service: Receiver, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even while its ack is on the way: its user is not away until that is down."""
+    monkeypatch.setattr(pusher, "GRACE_SECONDS", 3_600.0)
+    await subscribe(service, Browser(push_service))
+    roster = service.app._need_running().services.roster
+    sessions = "SELECT count(*) FROM notify.session WHERE user_id = 'alice'"
+
+    async def is_gone() -> bool:
+        return not await connection.fetchval(sessions)
+
+    async with service.connect("alice") as socket:
+        await socket.take_backlog()
+        await roster.report()
+        await service.send("alice")
+        seq = (await socket.take())["seq"]
+        async with connection.transaction():
+            await connection.execute("SELECT FROM notify.cursor WHERE user_id = 'alice' FOR UPDATE")
+            await socket.ack(seq)
+            await socket.settle()
+            await socket.close()
+            await until(lambda: not len(service.app.hub))
+            await roster.report()
+            assert await connection.fetchval(sessions) == 1
+            assert await service.store.push.claim(["alice"], limit=10, each=10, behind=100, seconds=60.0) == ([], [])
+        await until(is_gone)
+    assert await service.store.push.claim(["alice"], limit=10, each=10, behind=100, seconds=60.0) == ([], [])
+
+
 async def test_an_endpoint_inside_is_refused(
     database_url: str, push_service: Receiver, connection: asyncpg.Connection
 ) -> None:

@@ -40,7 +40,9 @@ class Node:
     def __init__(self) -> None:
         self.sessions = Sessions()
         self.hub = Hub(max_sessions=16)
-        store = cast("Store", SimpleNamespace(sessions=self.sessions))
+        self.acking: set[tuple[str, str]] = set()
+        mailboxes = SimpleNamespace(acking=self.acking)
+        store = cast("Store", SimpleNamespace(sessions=self.sessions, mailboxes=mailboxes))
         link = SimpleNamespace(listening=asyncio.Event(), lag=0.0, reconnects=0)
         self.roster = Roster(mint_id(), self.hub, store, link)
 
@@ -142,3 +144,18 @@ async def test_a_report_ends_whatever_goes_on_meanwhile(monkeypatch: pytest.Monk
     async with asyncio.timeout(5):
         await node.roster.report()
     assert len(node.sessions.told) == 2
+
+
+async def test_who_left_is_told_of_once_what_its_device_acknowledged_is_down() -> None:
+    node = Node()
+    ann, bob = node.open("ann"), node.open("bob")
+    await node.roster.report()
+    node.acking.add(("ann", "default"))
+    for session in (ann, bob):
+        node.hub.remove(session)
+    await node.roster.report()
+    assert node.sessions.told[-1][2] == [bob.id]
+    assert node.roster._changed.is_set()
+    node.acking.clear()
+    await node.roster.report()
+    assert node.sessions.told[-1][2] == [ann.id]
