@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final, NamedTuple, Self
 
 import jwt
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from jwt.algorithms import HMACAlgorithm
 
 from notify import clock
 from notify.errors import ConfigurationError, InvalidToken
@@ -32,11 +34,23 @@ LEEWAY: Final = 30.0  # seconds; what the clocks of two well-kept machines and a
 MAX_SUBJECT: Final = 255  # characters; a subject is a user id or an app id, and those have no more
 CACHE_SIZE: Final = 16_384  # identities; about 1 KiB each, and more than the sockets a process usually has
 LAST_SECOND: Final = 253_402_300_799.0  # unix seconds; 9999-12-31, the last day RFC 3339 can write
+HEADERS: Final = 64  # remembered; the tokens of an issuer have the same one for each of its keys
 SEGMENTS: Final = 3  # header, payload, signature (RFC 7515, section 7.1); an encrypted token has 5
 
 # Unicode's Cc, which never grows, and lone surrogates, which no database takes.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_signatures = jwt.PyJWS(algorithms=[str(algorithm) for algorithm in Algorithm])
+
+
+class _Hmac(HMACAlgorithm):
+    """HMAC with secrets that read_secret has looked at; PyJWT looks again, at each token, whether one is a key in disguise."""
+
+    def prepare_key(self, key: str | bytes) -> bytes:
+        """Take it as it is."""
+        return key if isinstance(key, bytes) else key.encode()
+
+
+_signatures = jwt.PyJWS(algorithms=[str(algorithm) for algorithm in Algorithm if algorithm is not Algorithm.HS256])
+_signatures.register_algorithm(Algorithm.HS256, _Hmac(HMACAlgorithm.SHA256))
 
 
 class Scope(StrEnum):
@@ -129,7 +143,7 @@ class Authenticator:
         if (identity := self.recall(token)) is not None:
             return identity
         _check_shape(token)
-        algorithm, kid = _read_header(token)
+        algorithm, kid = _read_header(token.partition(".")[0])
         found = _open(token, self.keys.find(algorithm, kid))
         if found is None and await self.keys.learn(algorithm, kid):
             found = _open(token, self.keys.find(algorithm, kid))
@@ -277,10 +291,11 @@ def _check_shape(token: str) -> str:
     return token
 
 
-def _read_header(token: str) -> tuple[Algorithm, str | None]:
-    """Read what picks the key: nothing in it can be trusted yet."""
+@lru_cache(HEADERS)
+def _read_header(segment: str) -> tuple[Algorithm, str | None]:
+    """Read what picks the key out of the first part of a token: nothing in it can be trusted yet."""
     try:
-        header = _signatures.get_unverified_header(token)
+        header = _signatures.get_unverified_header(f"{segment}..")
     except jwt.PyJWTError:
         raise InvalidToken("The token's header can't be read.") from None
     if "crit" in header or "b64" in header:
