@@ -4,9 +4,19 @@ Keeps the promise that a metric never holds a user, a token or a payload: labels
 from short fixed lists (https://prometheus.io/docs/practices/naming/).
 """
 
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from notify.tallies import Tally, Timings
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no types. When each was made: as many series again, which nobody reads
 
 BATCH_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
 """Items of a statement."""

@@ -1,7 +1,7 @@
 """Counters for what happens with every notification: additions of plain numbers, read when somebody collects.
 
 Keeps the promise that being watched costs next to nothing. The library's own metrics may be added to by any thread and take a
-lock each time; these are the event loop's alone, and cost a tenth. They are custom collectors of the library
+lock each time; these are the event loop's alone, and cost a fraction. They are custom collectors of the library
 (https://prometheus.github.io/client_python/collector/custom/), so that what is exposed is written in one place, by it.
 """
 

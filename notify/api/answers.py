@@ -79,7 +79,7 @@ def encode_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
 
 def write_lines(headers: Headers) -> bytes:
     """Return headers as they are sent, each on its line. Raises ValueError for one that does not fit on it."""
-    lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+    lines = b"".join([b"%b: %b\r\n" % (name, value) for name, value in headers])
     if FIT.fullmatch(lines) is None or lines.count(b"\r\n") != len(headers):
         raise ValueError("a header does not fit on its line")
     return lines

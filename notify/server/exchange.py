@@ -67,7 +67,7 @@ class Exchange(RequestResponseCycle):
         """Return the head of an answer that can wait for its body; None for any that is uvicorn's business."""
         if self.access_log or self.scope["method"] == "HEAD":
             return None
-        headers = message.get("headers", ())
+        headers = list(message.get("headers", ()))  # any iterable will do (ASGI)
         length = None
         for name, value in headers:
             if (low := name.lower()) in FRAMING:
@@ -107,7 +107,7 @@ def ignore() -> None:
 
 
 def write_defaults(headers: Headers) -> bytes:
-    """Return the lines that every answer has. uvicorn makes a new list of them each second; the latest is remembered."""
+    """Return the lines that every answer has. uvicorn makes a new list of them each second; the last one used is remembered."""
     global _defaults  # noqa: PLW0603 - a process has one
     if _defaults[0] is not headers:
         _defaults = headers, b"".join([b"%b: %b\r\n" % header for header in headers])

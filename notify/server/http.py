@@ -43,7 +43,6 @@ class HttpProtocol(HttpToolsProtocol):
         self._deadline: TimerHandle | None = None
         self._in_headers = True
         self._header_bytes = 0
-        self._header_tail = b""  # the end of the headers may come in two packets
         self._idle_bytes = 0
         self._deaf = False
         self._held: Fields | None = None  # the headers of a request that may take the shortcut
@@ -76,50 +75,44 @@ class HttpProtocol(HttpToolsProtocol):
         """Parse, within the limits and the time that the part it belongs to has."""
         if self._deaf or self.transport.is_closing():
             return
-        self._count(data)
-        if self._header_bytes <= self._limits.header_bytes:
-            self._feed(data)
+        self._feed(data)
         if self._deaf:
             return
-        if max(self._header_bytes, self._idle_bytes) > self._limits.header_bytes:
-            self._refuse(HeadersTooLarge(f"the headers have more than {self._limits.header_bytes} bytes"))
-        elif self._deadline is None and not self._in_headers:
+        if self._deadline is None and not self._in_headers:
             self._arm(self._limits.body_seconds)
         elif self._deadline is None and (self.cycle is None or self.cycle.response_complete):
             self._arm(self._limits.header_seconds)
 
-    def _count(self, data: bytes) -> None:
-        """Count what is no body: the parser itself would take it without end."""
-        if not self._in_headers:
-            self._idle_bytes += len(data)  # until some of it turns out to be body
-        elif self._header_bytes + len(data) <= self._limits.header_bytes:
-            self._header_bytes += len(data)  # until the end of the headers turns out to be in it
-            self._header_tail = (self._header_tail + data[-3:])[-3:]
-        else:
-            seam = self._header_tail + data
-            end = seam.find(b"\r\n\r\n")  # what follows it in the same packet is no header
-            self._header_bytes += len(data) if end < 0 else end
-            self._header_tail = seam[-3:]
-
     def _feed(self, data: bytes) -> None:
-        try:
-            self.parser.feed_data(data)
-            if self._held is not None and len(self.cycle.body) > HIGH_WATER_LIMIT:
-                self._call_held()  # no more is read until the application does
-        except httptools.HttpParserUpgrade as upgrade:
-            self._deaf = True  # what comes now belongs to another protocol, or to one that isn't spoken here
-            if self._should_upgrade():
-                self.handle_websocket_upgrade()
-                if early := data[upgrade.args[0] :]:
-                    cast("asyncio.Protocol", self.transport.get_protocol()).data_received(early)
-        except httptools.HttpParserError:
-            self._refuse(InvalidRequest("this is not HTTP/1.1"))
+        """Parse no more at a time than what is no body may have yet: the parser itself would take headers without end."""
+        limit, place = self._limits.header_bytes, 0
+        while place < len(data) and not self._deaf:
+            part = data[place : place + limit + 1 - (self._header_bytes if self._in_headers else self._idle_bytes)]
+            place += len(part)
+            if self._in_headers:
+                self._header_bytes += len(part)  # until it turns out that they end in it
+            else:
+                self._idle_bytes += len(part)  # until some of it turns out to be body
+            try:
+                self.parser.feed_data(part)
+                if self._held is not None and len(self.cycle.body) > HIGH_WATER_LIMIT:
+                    self._call_held()  # no more is read until the application does
+            except httptools.HttpParserUpgrade as upgrade:
+                self._deaf = True  # what comes now belongs to another protocol, or to one that isn't spoken here
+                if self._should_upgrade():
+                    self.handle_websocket_upgrade()
+                    if early := part[upgrade.args[0] :] + data[place:]:
+                        cast("asyncio.Protocol", self.transport.get_protocol()).data_received(early)
+            except httptools.HttpParserError:
+                self._refuse(InvalidRequest("this is not HTTP/1.1"))
+            else:
+                if max(self._header_bytes, self._idle_bytes) > limit:
+                    self._refuse(HeadersTooLarge(f"the headers have more than {limit} bytes"))
 
     def on_message_begin(self) -> None:
         """Begin a request. What only the application asks is put together when it is called."""
         self.url = b""
         self.headers = []
-        self.expect_100_continue = False
         self.scope = {}  # type: ignore[typeddict-item]  # see _describe
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -135,16 +128,21 @@ class HttpProtocol(HttpToolsProtocol):
         self._disarm()
         self._in_headers = False
         self._header_bytes = self._idle_bytes = 0
-        self._header_tail = b""
         fields = dict(self.headers)
         if len(fields) < len(self.headers) and [name for name, _ in self.headers].count(b"host") > 1:
             raise ValueError("two hosts")  # to the parser, which is not HTTP then
-        self.expect_100_continue = fields.get(b"expect", b"").lower() == b"100-continue"
+        self.expect_100_continue = b"expect" in fields and any(
+            name == b"expect" and value.lower() == b"100-continue" for name, value in self.headers
+        )
         upgrade = self.parser.should_upgrade()
         if upgrade and self._should_upgrade():
-            self._describe()
+            self.scope["method"], self.scope["headers"] = self.parser.get_method().decode("ascii"), self.headers
             return
         before = self.cycle
+        first = before is None or before.response_complete
+        held = first and self._may_be_short(fields, upgrade=upgrade)
+        if not held:
+            self._describe()  # before there is an exchange: what is no URL is answered without the application
         self.cycle = Exchange(
             scope=self.scope,
             transport=self.transport,
@@ -159,16 +157,13 @@ class HttpProtocol(HttpToolsProtocol):
             keep_alive=not upgrade and self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0",
             on_response=self.on_response_complete,
         )
-        if before is None or before.response_complete:
-            if self._may_be_short(fields, upgrade=upgrade):
-                self._held = fields
-            else:
-                self._describe()
-                self._start_asgi_task(self.cycle, self.app)
+        if held:
+            self._held = fields
+        elif first:
+            self._start_asgi_task(self.cycle, self.app)
         else:
             if len(self.pipeline) >= MAX_QUEUED:
                 raise ValueError("too many at once")  # to the parser, which then ends the connection
-            self._describe()
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
 

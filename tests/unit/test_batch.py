@@ -195,6 +195,37 @@ async def test_an_item_that_is_named_fails_alone_and_at_once() -> None:
     assert batches == [["a", "b", "c"], ["a", "c"]]
 
 
+async def test_each_item_is_told_of_once_when_it_has_its_answer_whatever_that_is() -> None:
+    told: list[str] = []
+    troubles = iter([Rejected(1, LookupError("taken")), Interrupted("gone"), RuntimeError("ours")])
+    locked = {"ann"}
+
+    async def run(items: Sequence[str]) -> Sequence[str]:
+        if "bob.2" in items:  # it is named, and what is left fails as a whole
+            raise next(troubles)
+        if locked.intersection(map(owner, items)):
+            raise Blocked("locked")
+        if "cid.1" in items:
+            raise Poisoned("bad")
+        return items
+
+    async def probe(keys: Collection[Hashable]) -> Collection[Hashable]:
+        return locked.intersection(map(str, keys))
+
+    lane = Lane("test", run, keys=keys, probe=probe, answered=told.append)
+    async with bounded():
+        for group in (["bob.1", "bob.2"], ["cid.1", "dan.1"], ["eve.1"], ["ann.1"]):
+            done = [lane.put(item) for item in group]
+            if group == ["eve.1"]:
+                done[0].cancel()
+            if group != ["ann.1"]:
+                await asyncio.gather(*done, return_exceptions=True)
+        await lane.submit("fay.1")
+        assert sorted(told) == ["bob.1", "bob.2", "cid.1", "dan.1", "eve.1", "fay.1"]
+        await lane.close()
+    assert sorted(told) == ["ann.1", "bob.1", "bob.2", "cid.1", "dan.1", "eve.1", "fay.1"]
+
+
 async def test_a_blocked_key_holds_up_only_itself_and_goes_on_by_itself() -> None:
     statement = Statement(locked={"ann"})
     async with bounded(), Lane("test", statement.run, keys=keys, probe=statement.probe) as lane:

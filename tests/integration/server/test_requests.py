@@ -135,6 +135,19 @@ async def test_a_header_that_would_break_the_answer_is_never_sent(edge: Edge, li
 
 
 @served
+async def test_headers_may_be_any_iterable_of_pairs(edge: Edge) -> None:
+    async def send_lists(peer: Peer) -> None:
+        headers = iter([[b"content-length", b"2"], [b"x-one", b"two"]])
+        await peer.send({"type": "http.response.start", "status": 200, "headers": headers})
+        await peer.send({"type": "http.response.body", "body": b"ok"})
+
+    edge.handle = send_lists
+    async with edge.connect() as raw:
+        await raw.send(REQUEST + b"\r\n")
+        assert b"x-one: two\r\n" in await raw.read(b"\r\n\r\nok")
+
+
+@served
 async def test_an_application_that_fails_between_head_and_body_is_a_fault(
     edge: Edge, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -198,7 +211,12 @@ async def test_a_request_that_takes_long_to_answer_is_not_cut_off(edge: Edge) ->
 
 @pytest.mark.parametrize(
     "request_",
-    [REQUEST + b"X: " + b"a" * 20 * KIB, REQUEST + b"X: aaaaa\r\n" * 2_000, HANDSHAKE + b"X: " + b"a" * 100 * KIB],
+    [
+        REQUEST + b"X: " + b"a" * 20 * KIB,
+        REQUEST + b"X: aaaaa\r\n" * 2_000,
+        HANDSHAKE + b"X: " + b"a" * 100 * KIB,
+        b"\r\n\r\n" + REQUEST + b"X: " + b"a" * 20 * KIB,
+    ],
 )
 @served
 async def test_headers_over_the_limit_get_431_and_the_end(edge: Edge, request_: bytes) -> None:
@@ -217,6 +235,36 @@ async def test_headers_that_come_byte_by_byte_are_counted_all_the_same(edge: Edg
         for _ in range(17):
             await raw.send(b"a" * KIB)
         assert read_status(await raw.read_all()) == 431
+
+
+@served
+async def test_what_follows_the_headers_is_not_counted_however_it_is_cut(edge: Edge) -> None:
+    async def tell(peer: Peer) -> None:
+        size = 0
+        while (message := await peer.receive())["more_body"]:
+            size += len(message["body"])
+        await answer(peer, b"<%d>" % (size + len(message["body"])))
+
+    edge.handle = tell
+    head, body = POST + b"Content-Length: %d\r\n\r\n" % (40 * KIB), b"a" * 40 * KIB
+    async with edge.connect() as raw:
+        for place in (0, 1, len(head) - 1, len(head), len(head) + 20 * KIB):
+            await raw.send(
+                head + body + (head + body)[:place]
+            )  # the second one begins in the packet that ends the first
+            await raw.read(b"<%d>" % len(body))
+            await raw.send((head + body)[place:])
+            await raw.read(b"<%d>" % len(body))
+
+
+@pytest.mark.parametrize("others", [b"", b"Expect: more\r\n"])
+@served
+async def test_who_waits_to_be_told_to_go_on_is_told(edge: Edge, others: bytes) -> None:
+    async with edge.connect() as raw:
+        await raw.send(POST + b"Expect: 100-Continue\r\n" + others + b"Content-Length: 2\r\n\r\n")
+        assert read_status(await raw.read(b"\r\n\r\n")) == 100
+        await raw.send(b"ab")
+        assert read_status(await raw.read(b"\r\n\r\n2")) == 200
 
 
 @pytest.mark.parametrize("lines", [b"X: " + b"a" * 9_000 + b"\r\n", b"X: a\r\n" * 200], ids=["long", "many"])
@@ -274,6 +322,9 @@ async def test_what_comes_after_a_body_has_the_limit_of_headers(edge: Edge) -> N
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a TLS hello",
         b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
         "GET /é HTTP/1.1\r\nHost: x\r\n\r\n".encode(),
+        b"GET http://x HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET http://x:99999/ HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n",
         POST + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         REQUEST + b"Host: y\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
