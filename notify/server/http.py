@@ -76,17 +76,22 @@ class HttpProtocol(HttpToolsProtocol):
         if self._deaf or self.transport.is_closing():
             return
         self._feed(data)
-        if self._deaf:
+        if self._deaf or self._is_done:
             return
         if self._deadline is None and not self._in_headers:
             self._arm(self._limits.body_seconds)
         elif self._deadline is None and (self.cycle is None or self.cycle.response_complete):
             self._arm(self._limits.header_seconds)
 
+    @property
+    def _is_done(self) -> bool:
+        """Whether the last request is here: what follows it is nobody's (RFC 9112, section 9.6)."""
+        return self._in_headers and self.cycle is not None and not self.cycle.keep_alive
+
     def _feed(self, data: bytes) -> None:
         """Parse no more at a time than what is no body may have yet: the parser itself would take headers without end."""
         limit, place = self._limits.header_bytes, 0
-        while place < len(data) and not self._deaf:
+        while place < len(data) and not (self._deaf or self._is_done):
             part = data[place : place + limit + 1 - (self._header_bytes if self._in_headers else self._idle_bytes)]
             place += len(part)
             if self._in_headers:

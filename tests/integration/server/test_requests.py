@@ -257,6 +257,22 @@ async def test_what_follows_the_headers_is_not_counted_however_it_is_cut(edge: E
             await raw.read(b"<%d>" % len(body))
 
 
+@served
+async def test_what_follows_a_last_request_costs_it_nothing(edge: Edge) -> None:
+    release = asyncio.Event()
+
+    async def wait(peer: Peer) -> None:
+        await release.wait()
+        await answer(peer, b"late")
+
+    edge.handle = wait
+    async with edge.connect() as raw:
+        await raw.send(REQUEST + b"Connection: close\r\n\r\n" + b"a" * 20 * KIB)
+        await until(lambda: len(edge.server.server_state.tasks) == 1)
+        release.set()
+        assert (await raw.read(b"late")).startswith(b"HTTP/1.1 200 ")
+
+
 @pytest.mark.parametrize("others", [b"", b"Expect: more\r\n"])
 @served
 async def test_who_waits_to_be_told_to_go_on_is_told(edge: Edge, others: bytes) -> None:
