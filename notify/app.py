@@ -59,6 +59,7 @@ from notify.origins import OriginPolicy
 from notify.outbound import Outbound
 from notify.pusher import Pusher
 from notify.roster import Roster
+from notify.rounds import go_round
 from notify.settings import Settings
 from notify.store import Store
 from notify.vitals import Vitals
@@ -346,12 +347,7 @@ class Application:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             orders.close_denied()  # whoever was let in while the list was being read
-            now = time.monotonic()
-            for session in self.hub:
-                try:
-                    session.inspect(now)
-                except Exception:
-                    log.exception("session.uninspectable")  # one broken session must not stop the clock of the others
+            await go_round(self.hub)
 
     async def _sweep(self, store: Store, orders: Orders) -> None:
         while True:
