@@ -78,6 +78,10 @@ class Key:
     fingerprint: bytes = field(repr=False)
     material: PublicKey | bytes = field(compare=False, repr=False)
 
+    def __hash__(self) -> int:
+        """Return what bytes remember: each token that was verified before is looked up by its key."""
+        return hash(self.fingerprint)
+
 
 def choose_algorithm(material: object) -> Algorithm:
     """Return the algorithm a public key is for. Raises UnusableKey."""
@@ -380,9 +384,8 @@ def _make_key(material: object, kid: str | None) -> Key:
 def _check_url(url: str) -> None:
     with suppress(ValueError):  # from urlsplit, for brackets that hold no address
         parts = urlsplit(url)
-        if parts.scheme in {"https", "http"} and parts.hostname:
-            return
-        if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path:
+        local = parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path
+        if local or (parts.scheme in {"https", "http"} and parts.hostname):
             return
     raise ConfigurationError(
         "NOTIFY_JWT_JWKS_URL must be an https, http or file URL, such as https://id.example.com/.well-known/jwks.json"

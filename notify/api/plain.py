@@ -16,11 +16,11 @@ import msgspec
 from notify import tracing
 from notify.api.answers import Answer, Answering, Fields, compose, compose_problem, encode, recognize, write_lines
 from notify.api.body import BodyReader
-from notify.api.requests import Checker, SendRequest
+from notify.api.requests import SendRequest, pass_plain
 from notify.api.services import Services
 from notify.auth import Identity, Scope
 from notify.errors import RateLimited
-from notify.model import Codec, Notification
+from notify.model import Notification
 from notify.quota import Quota
 from notify.store.sends import Post
 
@@ -60,7 +60,7 @@ class PlainSending:
         if identity is None or (request := self._reader.read_plain(body)) is None:
             return False
         settings, store = self._services.settings, self._services.store
-        notification = Checker(settings, identity.subject, Codec.JSON, store.topics.users).pass_plain(request)
+        notification = pass_plain(request, identity.subject, max_bytes=settings.max_data_bytes)
         if notification is None:
             return False
         try:

@@ -156,6 +156,41 @@ def check_time(at: datetime, pointer: str) -> list[FieldError]:
     return [FieldError(pointer, "must be at most 30 days ahead")] if late else []
 
 
+def pass_plain(
+    request: SendRequest, producer: str, context: str | None = None, *, max_bytes: int
+) -> Notification | None:
+    """Return the notification of a request in JSON for one user that is plainly fit, `data` of at most `max_bytes` included.
+
+    Everything is looked at that a Checker looks at, but nothing is taken apart, and there is nothing to wait for. None says
+    nothing yet.
+    """
+    user, data = request.to, request.data
+    if not (
+        isinstance(user, str)
+        and request.topic is UNSET
+        and request.deliver_at is UNSET
+        and request.ttl
+        and len(data) <= max_bytes
+        and is_identifier(user)
+        and is_plain(text := bytes(data))
+    ):
+        return None
+    key, patience = request.collapse_key, request.undelivered_after
+    return Notification(
+        mint_id(),
+        producer,
+        request.type,
+        text,
+        (user,),
+        Codec.JSON,
+        request.ttl,
+        None,
+        None if key is UNSET else key,
+        context,
+        None if patience is UNSET else patience,
+    )
+
+
 def build_checks(max_data_bytes: int) -> Checks:
     """Return what is looked at, beyond types, in a body that is refused, so that its refusal names every bad field."""
 
@@ -210,38 +245,13 @@ class Checker:
         self._recipients = 0
 
     def pass_plain(self, request: SendRequest, context: str | None = None) -> Notification | None:
-        """Return the notification of a request that is plainly fit, as nearly all are; None if it wants `check`.
-
-        Everything is looked at that `check` looks at, but nothing is taken apart, and there is nothing to wait for.
-        """
-        user, data = request.to, request.data
-        if not (
-            isinstance(user, str)
-            and request.topic is UNSET
-            and request.deliver_at is UNSET
-            and request.ttl
-            and self._codec is Codec.JSON
-            and len(data) <= self._settings.max_data_bytes
-            and self._recipients < self._settings.max_recipients
-            and is_identifier(user)
-            and is_plain(text := bytes(data))
-        ):
+        """Return the notification of a request that is plainly fit, as nearly all are; None if it wants `check`."""
+        if self._codec is not Codec.JSON or self._recipients >= self._settings.max_recipients:
             return None
-        self._recipients += 1
-        key, patience = request.collapse_key, request.undelivered_after
-        return Notification(
-            mint_id(),
-            self._producer,
-            request.type,
-            text,
-            (user,),
-            Codec.JSON,
-            request.ttl,
-            None,
-            None if key is UNSET else key,
-            context,
-            None if patience is UNSET else patience,
-        )
+        notification = pass_plain(request, self._producer, context, max_bytes=self._settings.max_data_bytes)
+        if notification is not None:
+            self._recipients += 1
+        return notification
 
     async def check(self, request: SendRequest, pointer: str = "", *, context: str | None = None) -> Notification:
         """Return the notification of one request; what is wrong is kept for `finish`. Raises TooLarge.

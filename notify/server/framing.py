@@ -7,7 +7,10 @@ library, which knows all of it; what is here only has to know for certain that i
 import struct
 from collections.abc import Iterable
 
-from websockets.utils import apply_mask
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # where websockets was not compiled
+    from websockets.utils import apply_mask
 
 TEXT, BINARY = 0x81, 0x82
 """The first byte of a whole message: the last fragment, and its opcode."""
@@ -46,6 +49,13 @@ def read_frames(data: bytes) -> tuple[list[str | bytes] | None, bool]:
     Returns the messages, if all of it is plain: small, whole, masked. And whether it ends where a frame of a whole message
     ends, so that what comes next begins with a frame again.
     """
+    if (
+        len(data) >= HEAD and data[0] == TEXT and len(data) - HEAD == data[1] - MASKED < SMALL
+    ):  # an ack alone, as most are
+        try:
+            return [apply_mask(data[HEAD:], data[2:HEAD]).decode()], True
+        except UnicodeDecodeError:
+            return None, True
     messages: list[str | bytes] = []
     plain = True
     place, total = 0, len(data)
