@@ -110,5 +110,5 @@ def write_defaults(headers: Headers) -> bytes:
     """Return the lines that every answer has. uvicorn makes a new list of them each second; the last one used is remembered."""
     global _defaults  # noqa: PLW0603 - a process has one
     if _defaults[0] is not headers:
-        _defaults = headers, b"".join([b"%b: %b\r\n" % header for header in headers])
+        _defaults = headers, write_lines(headers)
     return _defaults[1]

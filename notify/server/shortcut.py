@@ -17,8 +17,8 @@ from notify.api.answers import Answering, Fields
 class Shortcut(NamedTuple):
     """Where POSTs are offered to an application whole, and to whom.
 
-    `take` gets the headers, the body, and how to answer. Returns False, having done nothing, for
-    what it wants to get in the ordinary way.
+    `take` gets the headers, the body, and how to answer. Returns False, having done nothing, for what it wants to get in the
+    ordinary way.
     """
 
     path: bytes

@@ -26,6 +26,19 @@ from tests.edge import (
     until,
 )
 
+
+def answer_late(edge: Edge) -> asyncio.Event:
+    """Have every request answered with `late`, once the event is set that is returned."""
+    release = asyncio.Event()
+
+    async def wait(peer: Peer) -> None:
+        await release.wait()
+        await answer(peer, b"late")
+
+    edge.handle = wait
+    return release
+
+
 # ---------------------------------------------------------------- answers and the time between two
 
 
@@ -193,13 +206,7 @@ async def test_a_body_that_stops_half_way_is_cut_off(edge: Edge) -> None:
 
 @served
 async def test_a_request_that_takes_long_to_answer_is_not_cut_off(edge: Edge) -> None:
-    release = asyncio.Event()
-
-    async def wait(peer: Peer) -> None:
-        await release.wait()
-        await answer(peer, b"late")
-
-    edge.handle = wait
+    release = answer_late(edge)
     async with edge.connect() as raw:
         await raw.send(REQUEST + b"\r\n")
         asyncio.get_running_loop().call_later(LIMITS.header_seconds + LIMITS.body_seconds + 0.1, release.set)
@@ -249,9 +256,8 @@ async def test_what_follows_the_headers_is_not_counted_however_it_is_cut(edge: E
     head, body = POST + b"Content-Length: %d\r\n\r\n" % (40 * KIB), b"a" * 40 * KIB
     async with edge.connect() as raw:
         for place in (0, 1, len(head) - 1, len(head), len(head) + 20 * KIB):
-            await raw.send(
-                head + body + (head + body)[:place]
-            )  # the second one begins in the packet that ends the first
+            # The second one begins in the packet that ends the first.
+            await raw.send(head + body + (head + body)[:place])
             await raw.read(b"<%d>" % len(body))
             await raw.send((head + body)[place:])
             await raw.read(b"<%d>" % len(body))
@@ -259,13 +265,7 @@ async def test_what_follows_the_headers_is_not_counted_however_it_is_cut(edge: E
 
 @served
 async def test_what_follows_a_last_request_costs_it_nothing(edge: Edge) -> None:
-    release = asyncio.Event()
-
-    async def wait(peer: Peer) -> None:
-        await release.wait()
-        await answer(peer, b"late")
-
-    edge.handle = wait
+    release = answer_late(edge)
     async with edge.connect() as raw:
         await raw.send(REQUEST + b"Connection: close\r\n\r\n" + b"a" * 20 * KIB)
         await until(lambda: len(edge.server.server_state.tasks) == 1)
