@@ -34,7 +34,7 @@ class Tally:
     latencies: bytes = b""
     """Milliseconds from due to delivered, as doubles."""
     lateness: bytes = b""
-    """Milliseconds from due to written to the socket: the loader's own part."""
+    """Milliseconds from due to being written to the socket: the loader's own part."""
 
     @property
     def seconds(self) -> float:

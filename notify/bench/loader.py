@@ -241,8 +241,9 @@ class Loader:
                 self._judge(status, number, 1)
                 answered()
 
-            sender.post(head, self._make_body(random.choice(users), number, due), take)  # noqa: S311 - load, not a secret
+            body = self._make_body(random.choice(users), number, due)  # noqa: S311 - load, not a secret
             self._ledger.lateness.append((time.monotonic_ns() - due) / NANOSECONDS_PER_MILLISECOND)
+            sender.post(head, body, take)
 
         total = max(1, round(order.rate * order.seconds))
         pacer = Pacer(await self._need_senders(PACED_SENDERS), total, send=send, open_sender=self._add_sender)

@@ -5,6 +5,8 @@ latency counts the wait.
 """
 
 import asyncio
+import ctypes
+import sys
 import threading
 import time
 from collections import deque
@@ -14,6 +16,9 @@ from notify.bench.wire import Sender
 
 MAX_SENDERS = 128
 """Connections at most; beyond it sends wait."""
+
+PR_SET_TIMERSLACK = 29
+"""A number of Linux's <linux/prctl.h>; see prctl(2)."""
 
 
 class Pacer:
@@ -93,7 +98,8 @@ class Pacer:
 class Clock:
     """Calls `fire` with each due time, in ns of the monotonic clock.
 
-    A thread, because an event loop's timers are up to a millisecond late.
+    A thread, because an event loop's timers are up to a millisecond late, and one whose sleeps end on time: every
+    microsecond of its own lateness would be taken for the service's.
     """
 
     def __init__(
@@ -106,6 +112,7 @@ class Clock:
     def _run(
         self, start: float, rate: float, total: int, loop: asyncio.AbstractEventLoop, fire: Callable[[int], None]
     ) -> None:
+        sharpen_sleep()
         for place in range(total):
             due = start + place / rate
             ahead = due - time.monotonic()
@@ -118,3 +125,9 @@ class Clock:
     def stop(self) -> None:
         """Fire no more."""
         self._stopped = True
+
+
+def sharpen_sleep() -> None:
+    """Let this thread's sleeps end when they are over. Linux adds 50 µs, so as to wake for several at once."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)  # nanoseconds; 0 would be the default

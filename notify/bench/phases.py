@@ -121,6 +121,7 @@ class Phases:
             rate=plan.rate,
             sent=tally.accepted,
             max_ms=percentile(tally.latencies, 1.0),
+            late_p50_ms=percentile(tally.lateness, 0.50),
             late_p99_ms=percentile(tally.lateness, 0.99),
             seconds=tally.seconds,
             usage=used,

@@ -45,7 +45,7 @@ class Connected(Phase, kw_only=True):
 
 
 class Paced(Phase, kw_only=True):
-    """Latency at a fixed rate, from when a send was due to its delivery; `late_p99_ms` of it is the loader's own."""
+    """Latency at a fixed rate, from when a send was due to its delivery; `late_…` of it is the loader's own."""
 
     rate: float
     sent: int
@@ -53,6 +53,7 @@ class Paced(Phase, kw_only=True):
     p95_ms: float
     p99_ms: float
     max_ms: float
+    late_p50_ms: float
     late_p99_ms: float
 
 
