@@ -31,7 +31,7 @@ DATABASE = "notify"
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A service to be measured. `pid` is its first process, if it is on this machine."""
+    """A service to be measured. `pid` is its first process, if it is on this machine; `own` says that its database is ours."""
 
     url: str
     database_url: str
@@ -39,6 +39,7 @@ class Service:
     pid: int | None
     issuer: str = ""
     audience: str = ""
+    own: bool = False
 
 
 @contextmanager
@@ -63,7 +64,7 @@ def run_service(workers: int) -> Iterator[Service]:
             )
         try:
             await_ready(f"http://127.0.0.1:{port}", process, log)
-            yield Service(f"http://127.0.0.1:{port}", database_url, secret, process.pid)
+            yield Service(f"http://127.0.0.1:{port}", database_url, secret, process.pid, own=True)
         finally:
             stop(process)
 
@@ -88,6 +89,16 @@ async def apply_migrations(url: str) -> None:
     connection = await asyncpg.connect(url)
     try:
         await migrate(connection)
+    finally:
+        await connection.close()
+
+
+async def bring_to_rest(url: str) -> None:
+    """Have PostgreSQL vacuum and write out what was stored: it would within minutes, in the middle of what is measured."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("VACUUM (ANALYZE)")
+        await connection.execute("CHECKPOINT")
     finally:
         await connection.close()
 

@@ -185,8 +185,11 @@ class Phases:
             **counts(tally),
         )
 
-    def grow(self) -> Grown:
-        """Fill mailboxes of users who are away, and measure again what was measured on an empty database."""
+    def grow(self, bring_to_rest: Callable[[], None] | None = None) -> Grown:
+        """Fill mailboxes of users who are away, and measure again what was measured on an empty database.
+
+        `bring_to_rest` has the database finish what filling left behind; without it, that is waited for as far as it shows.
+        """
         plan, fleet = self._plan, self._fleet
         self._announce("fill", None)
         shares = [Fill(share, PENDING_EACH) for share in fleet.share(plan.backlog)]
@@ -195,6 +198,8 @@ class Phases:
         if tally.failed:
             raise LoadError(f"{tally.failed} requests of the backlog failed")
         seconds = time.monotonic() - started
+        if bring_to_rest is not None:
+            bring_to_rest()
         self._calm_down()
         self._order([Connect(share, self._at_once) for share in fleet.share(plan.users)], BOUND_SECONDS)
         return Grown(
