@@ -18,6 +18,7 @@ import hypothesis
 import pytest
 import structlog
 
+from notify import embedded
 from notify.embedded import EmbeddedPostgres
 from notify.migrate import migrate
 from tests.places import choose_place
@@ -54,6 +55,8 @@ THROW_AWAY = {
     "autovacuum": "off",
 }
 
+# The directory of another PostgreSQL's programs, to test on that one: what is promised for 15 is not shown by the newest.
+OTHER_PROGRAMS = os.environ.get("NOTIFY_TEST_POSTGRES")
 
 WORKERS = 4
 """Processes that share the whole suite: about twice the cores of a small machine, as most tests wait for something."""
@@ -76,10 +79,13 @@ async def migrate_database(url: str) -> None:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
-    """Run a PostgreSQL of the session's own."""
+    """Run a PostgreSQL of the session's own: the embedded one, or another one's programs in its place."""
     with tempfile.TemporaryDirectory(prefix="notify-", dir=choose_place(), ignore_cleanup_errors=True) as directory:
         server = EmbeddedPostgres(Path(directory), settings=THROW_AWAY)
-        server.start()
+        with pytest.MonkeyPatch.context() as patch:
+            if OTHER_PROGRAMS:
+                patch.setattr(embedded, "find_binaries", lambda: Path(OTHER_PROGRAMS))
+            server.start()
         try:
             yield server
         finally:
