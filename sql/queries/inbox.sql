@@ -7,13 +7,14 @@ SELECT q.* FROM (
     FROM (
         SELECT e.seq, n.id, n.type, n.data, n.codec, n.producer, n.context, n.created_at, n.expires_at,
                notify.read_at(e.user_id, e.seq) AS read_at
-        FROM notify.entry AS e JOIN notify.notification AS n ON n.id = e.notification_id
+        FROM notify.entry AS e
+        CROSS JOIN LATERAL (SELECT x.* FROM notify.notification AS x WHERE x.id = e.notification_id OFFSET 0) AS n
         WHERE e.user_id = $1 AND e.seq < $2 AND e.kind = 1 AND n.expires_at > clock_timestamp()
-          AND NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = e.user_id AND x.seq = e.seq)
+          AND NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = e.user_id AND x.seq = e.seq OFFSET 0)
           AND e.seq > CASE WHEN $4::boolean THEN COALESCE((SELECT m.read_to FROM notify.mailbox AS m WHERE m.user_id = $1), 0)
                       ELSE 0 END
           AND (NOT $4 OR NOT EXISTS (
-              SELECT FROM notify.reading AS r WHERE r.user_id = e.user_id AND NOT r.ranged AND r.to_seq = e.seq
+              SELECT FROM notify.reading AS r WHERE r.user_id = e.user_id AND NOT r.ranged AND r.to_seq = e.seq OFFSET 0
           ))
         ORDER BY e.seq DESC LIMIT $3
     ) AS p

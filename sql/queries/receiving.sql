@@ -1,3 +1,6 @@
+-- Statements that are handed long arrays look up each element by its whole key: a plan that was made while a table was empty would
+-- rather go through all of it for each. Hence OFFSET 0, which keeps the planner from rearranging a look-up.
+
 -- name: look
 -- Where mailboxes and the cursors of devices stand. An absent mailbox or cursor is NULL. Primary keys; whether anything expired
 -- that was not swept yet, which is seldom, is asked once for all of them: notification_unswept.
@@ -6,8 +9,12 @@ SELECT m.head, m.floor, m.born, c.seq, c.removed,
            SELECT EXISTS (SELECT FROM notify.notification AS n WHERE NOT n.swept AND n.expires_at <= (SELECT clock_timestamp()))
        ) THEN notify.unread(m.user_id) ELSE m.unread END AS unread
 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS r (user_id, device, ord)
-LEFT JOIN notify.mailbox AS m ON m.user_id = r.user_id
-LEFT JOIN notify.cursor AS c ON c.user_id = r.user_id AND c.device = r.device
+LEFT JOIN LATERAL (
+    SELECT x.user_id, x.head, x.floor, x.born, x.unread FROM notify.mailbox AS x WHERE x.user_id = r.user_id OFFSET 0
+) AS m ON true
+LEFT JOIN LATERAL (
+    SELECT x.seq, x.removed FROM notify.cursor AS x WHERE x.user_id = r.user_id AND x.device = r.device OFFSET 0
+) AS c ON true
 ORDER BY r.ord
 
 -- name: enter
@@ -22,7 +29,7 @@ SELECT notify.enter($1, $2, $3)
 SELECT r.ord, m.head, m.floor, p.seq, p.kind, p.live, p.notification_id, p.type, p.producer, p.context, p.codec, p.created_at, p.at,
        CASE WHEN p.live THEN p.data END AS data, p.target, p.seqs, p.unread
 FROM unnest($1::text[], $2::bigint[], $3::integer[], $4::bigint[]) WITH ORDINALITY AS r (user_id, after, room, size, ord)
-JOIN notify.mailbox AS m ON m.user_id = r.user_id
+CROSS JOIN LATERAL (SELECT x.head, x.floor FROM notify.mailbox AS x WHERE x.user_id = r.user_id OFFSET 0) AS m
 LEFT JOIN LATERAL (
     SELECT e.*, n.type, n.producer, n.context, n.codec, n.created_at, n.data,
            e.kind <> 1 OR (x.seq IS NULL AND n.expires_at > clock_timestamp()) AS live,
@@ -31,8 +38,13 @@ LEFT JOIN LATERAL (
         SELECT e.seq, e.kind, e.notification_id, e.target, e.seqs, e.unread, e.at FROM notify.entry AS e
         WHERE e.user_id = r.user_id AND e.seq > GREATEST(r.after, m.floor) ORDER BY e.seq LIMIT r.room
     ) AS e
-    LEFT JOIN notify.notification AS n ON e.kind = 1 AND n.id = e.notification_id
-    LEFT JOIN notify.ending AS x ON e.kind = 1 AND x.user_id = r.user_id AND x.seq = e.seq
+    LEFT JOIN LATERAL (
+        SELECT x.type, x.producer, x.context, x.codec, x.created_at, x.expires_at, x.data FROM notify.notification AS x
+        WHERE e.kind = 1 AND x.id = e.notification_id OFFSET 0
+    ) AS n ON true
+    LEFT JOIN LATERAL (
+        SELECT x.seq FROM notify.ending AS x WHERE e.kind = 1 AND x.user_id = r.user_id AND x.seq = e.seq OFFSET 0
+    ) AS x ON true
 ) AS p ON p.bytes_before < r.size
 ORDER BY r.ord, p.seq
 
@@ -48,26 +60,28 @@ WITH here AS (
 ), held AS (
     SELECT c.user_id, c.device, c.seq AS after_seq, r.seq AS to_seq, r.ord
     FROM unnest($1::text[], $2::text[], $3::bigint[]) WITH ORDINALITY AS r (user_id, device, seq, ord)
-    JOIN notify.cursor AS c ON c.user_id = r.user_id AND c.device = r.device
-    JOIN notify.mailbox AS m ON m.user_id = r.user_id AND m.head >= r.seq
-    WHERE c.seq < r.seq AND (SELECT h.is_meant FROM here AS h)
-    ORDER BY c.user_id, c.device
-    FOR UPDATE OF c SKIP LOCKED
+    CROSS JOIN LATERAL (
+        SELECT x.user_id, x.device, x.seq FROM notify.cursor AS x
+        WHERE x.user_id = r.user_id AND x.device = r.device AND x.seq < r.seq
+          AND EXISTS (SELECT FROM notify.mailbox AS m WHERE m.user_id = r.user_id AND m.head >= r.seq OFFSET 0)
+        FOR UPDATE SKIP LOCKED
+    ) AS c
+    WHERE (SELECT h.is_meant FROM here AS h)
 ), moved AS (
-    UPDATE notify.cursor AS c SET seq = h.to_seq, seen_at = now()
-    FROM held AS h WHERE c.user_id = h.user_id AND c.device = h.device
-    RETURNING c.user_id, c.device, h.after_seq, h.to_seq
+    INSERT INTO notify.cursor (user_id, device, seq, seen_at) SELECT h.user_id, h.device, h.to_seq, now() FROM held AS h
+    ON CONFLICT (user_id, device) DO UPDATE SET seq = excluded.seq, seen_at = excluded.seen_at
 ), written AS (
     INSERT INTO notify.ack (user_id, device, to_seq, after_seq, at)
-    SELECT v.user_id, v.device, v.to_seq, v.after_seq, clock_timestamp() FROM moved AS v
+    SELECT h.user_id, h.device, h.to_seq, h.after_seq, clock_timestamp() FROM held AS h
     RETURNING 1
 )
 SELECT CASE WHEN (SELECT count(*) FROM held) = cardinality($1::text[]) THEN '{}'::integer[] WHEN (SELECT h.is_meant FROM here AS h) THEN ARRAY(
     SELECT r.ord::integer
     FROM unnest($1::text[], $2::text[], $3::bigint[]) WITH ORDINALITY AS r (user_id, device, seq, ord)
-    JOIN notify.cursor AS c ON c.user_id = r.user_id AND c.device = r.device
-    JOIN notify.mailbox AS m ON m.user_id = r.user_id AND m.head >= r.seq
-    WHERE c.seq < r.seq
+    CROSS JOIN LATERAL (
+        SELECT FROM notify.cursor AS x WHERE x.user_id = r.user_id AND x.device = r.device AND x.seq < r.seq OFFSET 0
+    ) AS c
+    WHERE EXISTS (SELECT FROM notify.mailbox AS m WHERE m.user_id = r.user_id AND m.head >= r.seq OFFSET 0)
     EXCEPT SELECT h.ord::integer FROM held AS h
 ) END, (SELECT count(*) FROM written)
 

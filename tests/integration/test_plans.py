@@ -1,0 +1,60 @@
+"""Every statement that somebody waits for looks up what it needs by whole keys, whatever was there when its plan was made.
+
+Plans are made once a connection. Nothing tells PostgreSQL less than a table that was vacuumed while it was empty: going through
+all of it for each look-up seems to cost nothing then, and so the plan says, until long after there are millions.
+"""
+
+import re
+from collections.abc import Iterator
+
+import asyncpg
+import pytest
+
+from notify.sql import query
+from notify.store.database import SERVER_SETTINGS
+
+KEYS = {
+    "mailbox_pkey": {"user_id"},
+    "cursor_pkey": {"user_id", "device"},
+    "entry_pkey": {"user_id"},
+    "entry_notification": {"notification_id"},
+    "notification_pkey": {"id"},
+    "ending_pkey": {"user_id", "seq"},
+    "reading_pkey": {"user_id", "to_seq"},
+}
+"""What an index has to be asked for at the least."""
+
+OFTEN = ("look", "fetch_pages", "move_cursors", "list_inbox", "list_touched")
+SELDOM = ("count_pending", "count_replayable", "list_pending", "list_recent")
+
+SCAN = re.compile(r"Index (?:Only )?Scan (?:Backward )?using (\w+) on|Bitmap Index Scan on (\w+)")
+
+
+@pytest.fixture(params=["new", "vacuumed"])
+async def node(request: pytest.FixtureRequest, connection: asyncpg.Connection, database_url: str) -> asyncpg.Connection:
+    """Return a connection as the service has them, to a database in which nothing was ever stored."""
+    if request.param == "vacuumed":
+        await connection.execute("VACUUM (ANALYZE)")
+    node = await asyncpg.connect(database_url, server_settings=SERVER_SETTINGS, statement_cache_size=0)
+    request.node.addfinalizer(node.terminate)
+    return node
+
+
+def read_scans(plan: list[str]) -> Iterator[tuple[str, set[str]]]:
+    """Yield each index that a plan asks, and which of its columns it asks for."""
+    for place, line in enumerate(plan):
+        if found := SCAN.search(line):
+            condition = plan[place + 1] if place + 1 < len(plan) else ""
+            asked = condition.partition("Index Cond:")[2]
+            yield found[1] or found[2], set(re.findall(r"\((\w+) (?:=|<|>)", asked))
+
+
+@pytest.mark.parametrize("name", [*OFTEN, *SELDOM])
+async def test_a_plan_made_while_there_was_nothing_asks_for_whole_keys(node: asyncpg.Connection, name: str) -> None:
+    statement = query(name)
+    arguments = ", ".join(["NULL"] * len(set(re.findall(r"\$\d+", statement))))
+    await node.execute(f"PREPARE statement AS {statement}")
+    plan = [row[0] for row in await node.fetch(f"EXPLAIN (COSTS OFF) EXECUTE statement ({arguments})")]
+    scans = [(index, asked) for index, asked in read_scans(plan) if index in KEYS]
+    assert scans, plan
+    assert [index for index, asked in scans if not KEYS[index] <= asked] == [], "\n".join(plan)
