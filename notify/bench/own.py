@@ -26,6 +26,10 @@ START_SECONDS = 20.0
 STOP_SECONDS = 12.0
 """A drain takes up to eight seconds."""
 
+CONNECT_SECONDS = 5.0
+VACUUM_SECONDS = 300.0
+"""Far more than a million notifications need."""
+
 DATABASE = "notify"
 
 
@@ -93,14 +97,20 @@ async def apply_migrations(url: str) -> None:
         await connection.close()
 
 
-async def bring_to_rest(url: str) -> None:
-    """Have PostgreSQL vacuum and write out what was stored: it would within minutes, in the middle of what is measured."""
-    connection = await asyncpg.connect(url)
+async def calm_database(url: str) -> None:
+    """Have PostgreSQL vacuum and write out what was stored: it would within minutes, in the middle of what is measured.
+
+    Raises LoadError.
+    """
     try:
-        await connection.execute("VACUUM (ANALYZE)")
-        await connection.execute("CHECKPOINT")
-    finally:
-        await connection.close()
+        connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS)
+        try:
+            await connection.execute("VACUUM (ANALYZE)", timeout=VACUUM_SECONDS)
+            await connection.execute("CHECKPOINT", timeout=VACUUM_SECONDS)
+        finally:
+            connection.terminate()
+    except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+        raise LoadError(f"the database can't be vacuumed: {type(error).__name__}: {error}") from error
 
 
 def find_port() -> int:

@@ -128,6 +128,6 @@ class Clock:
 
 
 def sharpen_sleep() -> None:
-    """Let this thread's sleeps end when they are over. Linux adds 50 µs, so as to wake for several at once."""
+    """Let this thread's sleeps end when they are over. Linux may add 50 µs, so as to wake for several at once."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)  # nanoseconds; 0 would be the default

@@ -185,10 +185,10 @@ class Phases:
             **counts(tally),
         )
 
-    def grow(self, bring_to_rest: Callable[[], None] | None = None) -> Grown:
+    def grow(self, calm: Callable[[], None] | None = None) -> Grown:
         """Fill mailboxes of users who are away, and measure again what was measured on an empty database.
 
-        `bring_to_rest` has the database finish what filling left behind; without it, that is waited for as far as it shows.
+        `calm` has the database do at once what filling leaves behind for it; the rest is waited for as far as it shows.
         """
         plan, fleet = self._plan, self._fleet
         self._announce("fill", None)
@@ -198,8 +198,9 @@ class Phases:
         if tally.failed:
             raise LoadError(f"{tally.failed} requests of the backlog failed")
         seconds = time.monotonic() - started
-        if bring_to_rest is not None:
-            bring_to_rest()
+        if calm is not None:
+            self._announce("vacuum", None)
+            calm()
         self._calm_down()
         self._order([Connect(share, self._at_once) for share in fleet.share(plan.users)], BOUND_SECONDS)
         return Grown(

@@ -63,7 +63,7 @@ def describe(name: str, report: Report) -> str:
         paced = phase
         return (
             f"at {paced.rate:g}/s: p50 {paced.p50_ms:.2f}, p95 {paced.p95_ms:.2f}, p99 {paced.p99_ms:.2f}, "
-            f"max {paced.max_ms:.1f} ms; {paced.late_p50_ms:.2f} of p50 the loader's own lateness"
+            f"max {paced.max_ms:.1f} ms; sent {paced.late_p50_ms:.2f} late"
         )
     if name == "replay":
         replay = report.replay

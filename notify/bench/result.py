@@ -45,7 +45,7 @@ class Connected(Phase, kw_only=True):
 
 
 class Paced(Phase, kw_only=True):
-    """Latency at a fixed rate, from when a send was due to its delivery; `late_…` of it is the loader's own."""
+    """Latency at a fixed rate, from when a send was due to its delivery. It includes how late the loader sent, `late_…`."""
 
     rate: float
     sent: int

@@ -16,7 +16,7 @@ from notify.bench.floors import Floors, measure_floors
 from notify.bench.goals import set_goals, take_notes
 from notify.bench.meter import Meter, describe_machine, find_listener
 from notify.bench.orders import Shape, Target
-from notify.bench.own import Service, bring_to_rest
+from notify.bench.own import Service, calm_database
 from notify.bench.phases import Phases, Plan
 from notify.bench.result import Alone, Report
 from notify.errors import ConfigurationError
@@ -51,7 +51,7 @@ def run(
     pid = service.pid or (find_listener(target.port) if target.address in {"127.0.0.1", "::1"} else None)
     with Fleet(target, shape(plan), progress.tick) as fleet:
         phases = Phases(fleet, Meter(pid, postmaster), plan, target, progress.announce)
-        rest = (lambda: asyncio.run(bring_to_rest(service.database_url))) if service.own else None
+        calm = (lambda: asyncio.run(calm_database(service.database_url))) if service.own else None
         report = Report(
             settings=msgspec.structs.asdict(plan),
             machine=machine,
@@ -60,7 +60,7 @@ def run(
             single=phases.single(),
             batch=phases.batch(),
             replay=phases.replay(),
-            growth=phases.grow(rest) if plan.backlog else None,
+            growth=phases.grow(calm) if plan.backlog else None,
             alone=None if alone is None else alone(),
             floors=found,
         )

@@ -55,6 +55,7 @@ def test_the_json_has_the_names_of_the_contract(report: dict[str, Any]) -> None:
     assert report["connect"]["kib_per_connection"] > 0
     assert report["latency"]["rate"] == 100
     assert 0 < report["latency"]["p50_ms"] <= report["latency"]["p95_ms"] <= report["latency"]["p99_ms"]
+    assert 0 <= report["latency"]["late_p50_ms"] <= report["latency"]["late_p99_ms"]
     for phase in ("single", "batch"):
         assert report[phase]["per_second"] > 0
         assert report[phase]["p99_ms"] > 0
