@@ -3,7 +3,7 @@
 -- outside, as entry_notification, which a plan made while there were no entries would take, finds a user's only by reading all.
 SELECT count(*)
 FROM (SELECT x.user_id, x.seq, x.kind, x.notification_id FROM notify.entry AS x WHERE x.user_id = $1 AND x.seq > $2 OFFSET 0) AS e
-CROSS JOIN LATERAL (SELECT x.expires_at FROM notify.notification AS x WHERE x.id = e.notification_id OFFSET 0) AS n
+CROSS JOIN LATERAL (SELECT x.expires_at FROM notify.notification AS x WHERE x.id BETWEEN e.notification_id AND e.notification_id ORDER BY x.id LIMIT 1) AS n
 WHERE e.kind = 1 AND n.expires_at > clock_timestamp()
   AND NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = e.user_id AND x.seq = e.seq OFFSET 0)
 

@@ -8,7 +8,7 @@ SELECT q.* FROM (
         SELECT e.seq, n.id, n.type, n.data, n.codec, n.producer, n.context, n.created_at, n.expires_at,
                notify.read_at(e.user_id, e.seq) AS read_at
         FROM notify.entry AS e
-        CROSS JOIN LATERAL (SELECT x.* FROM notify.notification AS x WHERE x.id = e.notification_id OFFSET 0) AS n
+        CROSS JOIN LATERAL (SELECT x.* FROM notify.notification AS x WHERE x.id BETWEEN e.notification_id AND e.notification_id ORDER BY x.id LIMIT 1) AS n
         WHERE e.user_id = $1 AND e.seq < $2 AND e.kind = 1 AND n.expires_at > clock_timestamp()
           AND NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = e.user_id AND x.seq = e.seq OFFSET 0)
           AND e.seq > CASE WHEN $4::boolean THEN COALESCE((SELECT m.read_to FROM notify.mailbox AS m WHERE m.user_id = $1), 0)

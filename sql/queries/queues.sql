@@ -7,7 +7,7 @@ FROM notify.mailbox AS m WHERE m.user_id = $1
 -- What no device of a user has acknowledged, the oldest first. Primary keys.
 SELECT e.seq, n.id, n.type, n.producer, n.created_at, n.expires_at, e.at, octet_length(n.data) AS bytes
 FROM notify.entry AS e
-CROSS JOIN LATERAL (SELECT x.* FROM notify.notification AS x WHERE x.id = e.notification_id OFFSET 0) AS n
+CROSS JOIN LATERAL (SELECT x.* FROM notify.notification AS x WHERE x.id BETWEEN e.notification_id AND e.notification_id ORDER BY x.id LIMIT 1) AS n
 WHERE e.user_id = $1 AND e.kind = 1 AND e.seq > notify.acknowledged_to($1) AND n.expires_at > clock_timestamp()
   AND NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = e.user_id AND x.seq = e.seq OFFSET 0)
 ORDER BY e.seq LIMIT $2
@@ -20,27 +20,24 @@ FROM (
     SELECT x.user_id, x.seq, x.kind, x.notification_id, x.at FROM notify.entry AS x
     WHERE x.user_id = $1 AND x.seq > notify.acknowledged_to($1) OFFSET 0
 ) AS e
-CROSS JOIN LATERAL (SELECT x.expires_at FROM notify.notification AS x WHERE x.id = e.notification_id OFFSET 0) AS n
+CROSS JOIN LATERAL (SELECT x.expires_at FROM notify.notification AS x WHERE x.id BETWEEN e.notification_id AND e.notification_id ORDER BY x.id LIMIT 1) AS n
 WHERE e.kind = 1 AND n.expires_at > clock_timestamp()
   AND NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = e.user_id AND x.seq = e.seq OFFSET 0)
 
 -- name: list_recent
 -- The latest notifications of a user and what became of them, the newest first; of one queued again its newest entry. Primary
--- keys of entry (see count_replayable), ending and notification; each one's receipt by entry_notification.
+-- keys of entry, walked backwards (a range of kinds is none that entry_notification is for; see count_replayable), ending and
+-- notification; each one's receipt by entry_notification.
 SELECT e.seq, n.id, n.type, n.producer, n.created_at, n.expires_at, e.at, octet_length(n.data) AS bytes,
        r.status, r.delivered_at, r.read_at,
        (SELECT x.at FROM notify.ending AS x WHERE x.user_id = e.user_id AND x.seq = e.seq) AS ended_at
 FROM (
-    SELECT e.user_id, e.seq, e.notification_id, e.at
-    FROM (
-        SELECT x.user_id, x.seq, x.kind, x.notification_id, x.at FROM notify.entry AS x
-        WHERE x.user_id = $1 ORDER BY x.seq DESC OFFSET 0
-    ) AS e
-    WHERE e.kind = 1
+    SELECT e.user_id, e.seq, e.notification_id, e.at FROM notify.entry AS e
+    WHERE e.user_id = $1 AND e.kind BETWEEN 1 AND 1
       AND NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = e.user_id AND x.seq = e.seq AND x.reason = 4 OFFSET 0)
     ORDER BY e.seq DESC LIMIT $2
 ) AS e
-CROSS JOIN LATERAL (SELECT x.* FROM notify.notification AS x WHERE x.id = e.notification_id OFFSET 0) AS n
+CROSS JOIN LATERAL (SELECT x.* FROM notify.notification AS x WHERE x.id BETWEEN e.notification_id AND e.notification_id ORDER BY x.id LIMIT 1) AS n
 CROSS JOIN LATERAL notify.receipts(n.id, only_user => $1) AS r
 ORDER BY e.seq DESC
 

@@ -1,5 +1,7 @@
 -- Statements that are handed long arrays look up each element by its whole key: a plan that was made while a table was empty would
--- rather go through all of it for each. Hence OFFSET 0, which keeps the planner from rearranging a look-up.
+-- rather go through all of it for each. Hence OFFSET 0, which keeps the planner from rearranging a look-up; and a notification is
+-- looked up by a range of one id, in order, which only its primary key gives: notification_age, with the id in second place, would
+-- be read whole.
 
 -- name: look
 -- Where mailboxes and the cursors of devices stand. An absent mailbox or cursor is NULL. Primary keys; whether anything expired
@@ -40,7 +42,7 @@ LEFT JOIN LATERAL (
     ) AS e
     LEFT JOIN LATERAL (
         SELECT x.type, x.producer, x.context, x.codec, x.created_at, x.expires_at, x.data FROM notify.notification AS x
-        WHERE e.kind = 1 AND x.id = e.notification_id OFFSET 0
+        WHERE e.kind = 1 AND x.id BETWEEN e.notification_id AND e.notification_id ORDER BY x.id LIMIT 1
     ) AS n ON true
     LEFT JOIN LATERAL (
         SELECT x.seq FROM notify.ending AS x WHERE e.kind = 1 AND x.user_id = r.user_id AND x.seq = e.seq OFFSET 0
@@ -52,7 +54,7 @@ ORDER BY r.ord, p.seq
 -- Acknowledges: moves cursors forward, never back and never past the head, and writes down what each move covered. In a database
 -- that is another one than the acks are for (its epoch, see read_epoch, is not $4), it moves nothing and answers with NULL.
 -- A cursor that somebody holds (a cancel deciding what is pending) is passed over, so that it holds up nobody else's.
--- Primary keys; answers with the places of those, which are to be tried again. Who was passed over is only asked where not all moved.
+-- Primary keys; each device once; answers with the places of those, which are to be tried again. Who was passed over is only asked where not all moved.
 WITH here AS (
     SELECT $4::text = md5(concat_ws('/', (SELECT c.system_identifier FROM pg_control_system() AS c), (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()),
         CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) END,

@@ -15,14 +15,14 @@ SELECT notify.settle($1, $2)
 SELECT notify.grab($1)
 
 -- name: find_notification
--- One notification, as its producer may see it. Primary keys.
+-- One notification, as its producer may see it. Primary keys; see receiving.sql for the range.
 SELECT n.id, n.type, n.data, n.codec, n.recipients, n.created_at, n.expires_at, n.collapse_key, n.producer, n.context,
        o.due_at, COALESCE(d.due_at, c.due_at) AS undelivered_at
-FROM notify.notification AS n
-LEFT JOIN notify.outbox AS o ON o.id = n.id
-LEFT JOIN notify.deadline AS d ON d.id = n.id
-LEFT JOIN notify.webhook_call AS c ON c.id = n.id
-WHERE n.id = $1 AND ($2::text IS NULL OR n.producer = $2)
+FROM (SELECT x.* FROM notify.notification AS x WHERE x.id BETWEEN $1 AND $1 ORDER BY x.id LIMIT 1) AS n
+LEFT JOIN notify.outbox AS o ON o.id = $1
+LEFT JOIN notify.deadline AS d ON d.id = $1
+LEFT JOIN notify.webhook_call AS c ON c.id = $1
+WHERE ($2::text IS NULL OR n.producer = $2)
 
 -- name: cancel
 -- Withdraws a notification of a producer; NULL when there is no such one. entry_notification; see the function.

@@ -9,7 +9,7 @@ SELECT c.id, c.app, c.url, c.secret, c.due_at, c.attempt FROM notify.claim_calls
 -- name: find_undelivered
 -- A notification and who is pending at this moment: how many, and the first of them. By notify.receipts; the outbox by primary key.
 SELECT n.type, n.producer, n.context, n.created_at, n.expires_at, n.recipients, p.pending, p.users
-FROM notify.notification AS n
+FROM (SELECT x.* FROM notify.notification AS x WHERE x.id BETWEEN $1 AND $1 ORDER BY x.id LIMIT 1) AS n
 CROSS JOIN LATERAL (
     SELECT count(*) AS pending, COALESCE((array_agg(w.user_id ORDER BY w.user_id COLLATE "C"))[:$2], '{}') AS users
     FROM (
@@ -18,7 +18,6 @@ CROSS JOIN LATERAL (
         SELECT unnest(o.users) FROM notify.outbox AS o WHERE o.id = n.id AND o.problem IS NULL
     ) AS w
 ) AS p
-WHERE n.id = $1
 
 -- name: finish_call
 -- Lets a call go that was taken. Primary keys; see the function.
