@@ -54,7 +54,8 @@ ORDER BY r.ord, p.seq
 -- Acknowledges: moves cursors forward, never back and never past the head, and writes down what each move covered. In a database
 -- that is another one than the acks are for (its epoch, see read_epoch, is not $4), it moves nothing and answers with NULL.
 -- A cursor that somebody holds (a cancel deciding what is pending) is passed over, so that it holds up nobody else's.
--- Primary keys; each device once; answers with the places of those, which are to be tried again. Who was passed over is only asked where not all moved.
+-- Primary keys; answers with the places of those, which are to be tried again. Who was passed over is only asked where not all moved.
+-- A device may be named once. They are moved by ON CONFLICT, though all are there: a join with the cursors could go through all.
 WITH here AS (
     SELECT $4::text = md5(concat_ws('/', (SELECT c.system_identifier FROM pg_control_system() AS c), (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()),
         CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) END,

@@ -1,4 +1,4 @@
-"""Every statement that somebody waits for looks up what it needs by whole keys, whatever was there when its plan was made.
+"""What sessions and admins wait for looks up what it needs by whole keys, whatever was there when its plan was made.
 
 Plans are made once a connection. Nothing tells PostgreSQL less than a table that was vacuumed while it was empty: going through
 all of it for each look-up seems to cost nothing then, and so the plan says, until long after there are millions.
