@@ -1,10 +1,10 @@
 -- name: count_replayable
--- How many notifications notify.replay would queue again: those after a seq that are not over. Primary keys: the kind is asked
--- outside, as entry_notification, which a plan made while there were no entries would take, finds a user's only by reading all.
+-- How many notifications notify.replay would queue again: those after a seq that are not over. Primary keys: a
+-- range of kinds is none that entry_notification is for, which finds a user's entries only by reading everybody's.
 SELECT count(*)
-FROM (SELECT x.user_id, x.seq, x.kind, x.notification_id FROM notify.entry AS x WHERE x.user_id = $1 AND x.seq > $2 OFFSET 0) AS e
+FROM notify.entry AS e
 CROSS JOIN LATERAL (SELECT x.expires_at FROM notify.notification AS x WHERE x.id BETWEEN e.notification_id AND e.notification_id ORDER BY x.id LIMIT 1) AS n
-WHERE e.kind = 1 AND n.expires_at > clock_timestamp()
+WHERE e.user_id = $1 AND e.seq > $2 AND e.kind BETWEEN 1 AND 1 AND n.expires_at > clock_timestamp()
   AND NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = e.user_id AND x.seq = e.seq OFFSET 0)
 
 -- name: count_user_sessions

@@ -16,18 +16,14 @@ ORDER BY e.seq LIMIT $2
 -- How many those are, at most as many as a mailbox keeps, and since when the first waits. Primary keys (see
 -- count_replayable).
 SELECT count(*) AS pending, min(e.at) AS oldest_at
-FROM (
-    SELECT x.user_id, x.seq, x.kind, x.notification_id, x.at FROM notify.entry AS x
-    WHERE x.user_id = $1 AND x.seq > notify.acknowledged_to($1) OFFSET 0
-) AS e
+FROM notify.entry AS e
 CROSS JOIN LATERAL (SELECT x.expires_at FROM notify.notification AS x WHERE x.id BETWEEN e.notification_id AND e.notification_id ORDER BY x.id LIMIT 1) AS n
-WHERE e.kind = 1 AND n.expires_at > clock_timestamp()
+WHERE e.user_id = $1 AND e.seq > notify.acknowledged_to($1) AND e.kind BETWEEN 1 AND 1 AND n.expires_at > clock_timestamp()
   AND NOT EXISTS (SELECT FROM notify.ending AS x WHERE x.user_id = e.user_id AND x.seq = e.seq OFFSET 0)
 
 -- name: list_recent
 -- The latest notifications of a user and what became of them, the newest first; of one queued again its newest entry. Primary
--- keys of entry, walked backwards (a range of kinds is none that entry_notification is for; see count_replayable), ending and
--- notification; each one's receipt by entry_notification.
+-- keys of entry (see count_replayable), walked backwards, ending and notification; each one's receipt by entry_notification.
 SELECT e.seq, n.id, n.type, n.producer, n.created_at, n.expires_at, e.at, octet_length(n.data) AS bytes,
        r.status, r.delivered_at, r.read_at,
        (SELECT x.at FROM notify.ending AS x WHERE x.user_id = e.user_id AND x.seq = e.seq) AS ended_at

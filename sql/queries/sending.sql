@@ -15,14 +15,15 @@ SELECT notify.settle($1, $2)
 SELECT notify.grab($1)
 
 -- name: find_notification
--- One notification, as its producer may see it. Primary keys; see receiving.sql for the range.
+-- One notification, as its producer may see it. Primary keys; see receiving.sql for the ranges.
 SELECT n.id, n.type, n.data, n.codec, n.recipients, n.created_at, n.expires_at, n.collapse_key, n.producer, n.context,
-       o.due_at, COALESCE(d.due_at, c.due_at) AS undelivered_at
+       (SELECT o.due_at FROM notify.outbox AS o WHERE o.id BETWEEN $1 AND $1 ORDER BY o.id LIMIT 1) AS due_at,
+       COALESCE(
+           (SELECT d.due_at FROM notify.deadline AS d WHERE d.id BETWEEN $1 AND $1 ORDER BY d.id LIMIT 1),
+           (SELECT c.due_at FROM notify.webhook_call AS c WHERE c.id BETWEEN $1 AND $1 ORDER BY c.id LIMIT 1)
+       ) AS undelivered_at
 FROM (SELECT x.* FROM notify.notification AS x WHERE x.id BETWEEN $1 AND $1 ORDER BY x.id LIMIT 1) AS n
-LEFT JOIN notify.outbox AS o ON o.id = $1
-LEFT JOIN notify.deadline AS d ON d.id = $1
-LEFT JOIN notify.webhook_call AS c ON c.id = $1
-WHERE ($2::text IS NULL OR n.producer = $2)
+WHERE $2::text IS NULL OR n.producer = $2
 
 -- name: cancel
 -- Withdraws a notification of a producer; NULL when there is no such one. entry_notification; see the function.

@@ -7,7 +7,8 @@ SELECT r.called, r.settled, r.unwanted, r.dropped FROM notify.ripen($1, $2) AS r
 SELECT c.id, c.app, c.url, c.secret, c.due_at, c.attempt FROM notify.claim_calls($1, $2, $3) AS c
 
 -- name: find_undelivered
--- A notification and who is pending at this moment: how many, and the first of them. By notify.receipts; the outbox by primary key.
+-- A notification and who is pending at this moment: how many, and the first of them. By notify.receipts;
+-- primary keys, see receiving.sql for the ranges.
 SELECT n.type, n.producer, n.context, n.created_at, n.expires_at, n.recipients, p.pending, p.users
 FROM (SELECT x.* FROM notify.notification AS x WHERE x.id BETWEEN $1 AND $1 ORDER BY x.id LIMIT 1) AS n
 CROSS JOIN LATERAL (
@@ -15,7 +16,9 @@ CROSS JOIN LATERAL (
     FROM (
         SELECT r.user_id FROM notify.receipts(n.id) AS r WHERE r.status = 'pending'
         UNION ALL
-        SELECT unnest(o.users) FROM notify.outbox AS o WHERE o.id = n.id AND o.problem IS NULL
+        SELECT unnest(o.users)
+        FROM (SELECT x.users, x.problem FROM notify.outbox AS x WHERE x.id BETWEEN $1 AND $1 ORDER BY x.id LIMIT 1) AS o
+        WHERE o.problem IS NULL
     ) AS w
 ) AS p
 

@@ -23,6 +23,9 @@ KEYS = {
     "notification_unswept": {"expires_at"},
     "ending_pkey": {"user_id", "seq"},
     "reading_pkey": {"user_id", "to_seq"},
+    "outbox_pkey": {"id"},
+    "deadline_pkey": {"id"},
+    "webhook_call_pkey": {"id"},
     "pg_database_datname_index": {"datname"},
 }
 """What an index has to be asked for at the least; no other is asked."""
@@ -31,7 +34,7 @@ ALL_OF_A_USER = {"list_recent": "entry_pkey"}
 """Who reads a user's entries from the last one on until there are enough."""
 
 OFTEN = ("look", "fetch_pages", "move_cursors", "list_inbox", "list_touched")
-SELDOM = ("count_pending", "count_replayable", "list_pending", "list_recent")
+SELDOM = ("count_pending", "count_replayable", "list_pending", "list_recent", "find_notification", "find_undelivered")
 
 SCAN = re.compile(
     r"Index (?:Only )?Scan (?:Backward )?using (\w+) on|Bitmap Index Scan on (\w+)|(Seq Scan on (?!salt)\w+)"

@@ -11,9 +11,7 @@ import pytest
 from notify.batch import Lane, Poisoned
 from notify.ids import mint_id
 from notify.model import Codec, Kind, Page
-from notify.sql import query
 from notify.store import Store
-from notify.store.database import SERVER_SETTINGS
 from notify.store.mailboxes import PAGE_ENTRIES
 from notify.store.sends import Post
 from tests.mailing import DATA, ROOM, SIZE, acknowledge, connected, notification, post, read_all
@@ -310,16 +308,3 @@ async def test_connections_that_the_server_closed_while_nobody_used_them_are_rep
     for _ in range(closed):
         await store.sends.send(post("ann"))
     assert await read_all(store, "ann") == list(range(1, closed + 1))
-
-
-async def test_the_look_for_what_was_touched_asks_an_index_even_in_a_plan_made_while_there_was_nothing(
-    store: Store, database_url: str
-) -> None:
-    """Plans are made once: this one went through all entries for each notification, once there were any."""
-    assert await store.database.rows("list_touched", datetime.now(UTC)) == []
-    node = await asyncpg.connect(database_url, server_settings=SERVER_SETTINGS)
-    try:
-        plan = [row[0] for row in await node.fetch(f"EXPLAIN {query('list_touched').replace('$1', 'now()')}")]
-    finally:
-        await node.close()
-    assert any("Index Cond: (notification_id = n.id)" in line for line in plan), plan
