@@ -1,7 +1,7 @@
 """Work that is due without anybody asking: the outbox, what expired, retention.
 
 Every node runs one; advisory locks in the statements let one node at a time do each kind. Small batches, so that
-traffic goes on between them.
+traffic goes on between them. Each node renews its own connections' plans.
 """
 
 import asyncio
@@ -24,9 +24,11 @@ RETENTION_SECONDS = 1.0
 RETENTION_BUSY_SECONDS = 0.1
 """The same while there is something to delete: a tenth of a second of work, then traffic has the database to itself."""
 
-
 WATCH_SECONDS = 10.0
 """Pause between two looks at transactions that somebody left open: what they sent waits for them."""
+
+PLANS_SECONDS = 2.0
+"""Pause between two looks at whether tables have grown: 40,000 notifications at the most, under plans of before."""
 
 
 class Janitor:
@@ -41,6 +43,7 @@ class Janitor:
             tasks.create_task(self._release(), name="janitor outbox")
             tasks.create_task(self._retain(), name="janitor retention")
             tasks.create_task(self._watch(), name="janitor watch")
+            tasks.create_task(self._renew_plans(), name="janitor plans")
 
     async def _release(self) -> None:
         while True:
@@ -72,3 +75,11 @@ class Janitor:
             except NotifyError as error:
                 log.warning("janitor.interrupted", reason=str(error))
             await asyncio.sleep(WATCH_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, not a secret
+
+    async def _renew_plans(self) -> None:
+        while True:
+            try:
+                await self._store.plans.renew()
+            except NotifyError as error:
+                log.warning("janitor.interrupted", reason=str(error))
+            await asyncio.sleep(PLANS_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, not a secret

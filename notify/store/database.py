@@ -15,7 +15,7 @@ import structlog
 from notify.batch import Blocked, Interrupted, Poisoned, Refused
 from notify.errors import ConfigurationError, NotifyError, Unavailable
 from notify.sql import query
-from notify.store.connections import Connections
+from notify.store.connections import Connections, PlanningConnection
 
 log = structlog.get_logger()
 
@@ -88,6 +88,7 @@ class Database:
                 timeout=CONNECT_SECONDS,
                 server_settings=SERVER_SETTINGS,
                 reset=keep_session,
+                connection_class=PlanningConnection,
             )
         except (ValueError, asyncpg.InvalidCatalogNameError, asyncpg.InvalidAuthorizationSpecificationError) as error:
             raise ConfigurationError(f"NOTIFY_DATABASE_URL can't be used: {error}") from None
@@ -102,6 +103,10 @@ class Database:
                 await self._connections.close()
         except TimeoutError:
             self._connections.terminate()
+
+    def drop_plans(self) -> None:
+        """Have every connection make its plans anew; see plans.py."""
+        self._connections.drop_plans()
 
     async def rows(self, name: str, *arguments: Any) -> Sequence[Row]:
         """Return all rows of a statement. Raises Blocked, Poisoned, Interrupted or Refused."""

@@ -16,6 +16,7 @@ from notify.store.inbox import Inbox
 from notify.store.mailboxes import Mailboxes
 from notify.store.notifications import Notifications
 from notify.store.outbox import Outbox
+from notify.store.plans import Plans
 from notify.store.push import Push
 from notify.store.queues import Queues
 from notify.store.retention import Retention
@@ -42,6 +43,7 @@ class Store:
         self.broadcasts = Broadcasts(database)
         self.topics = Topics(database)
         self.inbox = Inbox(database)
+        self.plans = Plans(database)
         self.retention = Retention(database, seconds=settings.retention)
         self.outbox = Outbox(database, max_pending=settings.max_pending)
         self.queues = Queues(database, self.mailboxes, max_pending=settings.max_pending)

@@ -1,0 +1,8 @@
+-- name: measure_tables
+-- How large each of our tables is now, in pages, whatever statistics say. pg_class_relname_nsp_index; a look at each file.
+SELECT c.oid AS id, pg_relation_size(c.oid) / current_setting('block_size')::bigint AS pages
+FROM pg_class AS c WHERE c.relnamespace = 'notify'::regnamespace AND c.relkind = 'r'
+
+-- name: drop_plans
+-- Has this connection make its plans anew, those within functions included, each when it is needed next.
+DISCARD PLANS
