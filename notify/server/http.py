@@ -17,12 +17,13 @@ from notify.errors import HeadersTooLarge, InvalidRequest, Problem, Unavailable
 from notify.server.exchange import Exchange
 from notify.server.limits import Config
 from notify.server.transport import Transport, say_goodbye, write_response
+from notify.server.websocket import WebSocketProtocol
 
 MAX_LINE_BYTES = 8_000
-"""Of one header line of a handshake: the `websockets` library reads lines up to 8,192 bytes, endings included."""
+"""Of one header line of a handshake: about what proxies let through, so that a token that is too long fails here as well."""
 
 MAX_LINES = 128
-"""Header lines of a handshake: the `websockets` library reads no more."""
+"""Header lines of a handshake: each is looked at several times, and a browser sends some 20."""
 
 MAX_QUEUED = 64
 """Requests of a connection that wait for the answer to one before them. Each takes some 10 KiB, and one packet holds thousands;
@@ -141,7 +142,7 @@ class HttpProtocol(HttpToolsProtocol):
         )
         upgrade = self.parser.should_upgrade()
         if upgrade and self._should_upgrade():
-            self.scope["method"], self.scope["headers"] = self.parser.get_method().decode("ascii"), self.headers
+            self._describe()
             return
         before = self.cycle
         first = before is None or before.response_complete
@@ -290,7 +291,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def handle_websocket_upgrade(self) -> None:
-        """Hand over to the WebSocket protocol, unless there is a line longer than that one reads.
+        """Hand the connection over to the WebSocket protocol, together with the handshake as it was read.
 
         The time between two requests is over with it, too: a proxy may open a socket where requests were answered before.
         """
@@ -299,7 +300,16 @@ class HttpProtocol(HttpToolsProtocol):
         if max(longest, len(self.url)) > MAX_LINE_BYTES or len(self.headers) > MAX_LINES:
             self._refuse(HeadersTooLarge(f"a handshake has {MAX_LINES} lines of {MAX_LINE_BYTES} bytes at most"))
             return
-        super().handle_websocket_upgrade()
+        fields = dict(self.headers)
+        if b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0":
+            self._refuse(InvalidRequest("a WebSocket handshake has no body"))
+            return
+        self.connections.discard(self)
+        protocol = WebSocketProtocol(
+            config=self.config, server_state=self.server_state, app_state=self.app_state, _loop=self.loop
+        )
+        protocol.take_over(self.transport, self.scope)
+        self.transport.set_protocol(protocol)
         self.parser = None  # type: ignore[assignment]  # they refer to each other: freed at once, not by the collector
 
     def _arm(self, seconds: float) -> None:

@@ -10,12 +10,15 @@ from typing import Any
 
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.protocol import State
+from websockets.datastructures import Headers
+from websockets.exceptions import InvalidHandshake
+from websockets.http11 import Request
+from websockets.protocol import Protocol, State
 
-from notify.errors import InvalidRequest
+from notify.api.answers import write_lines
 from notify.server.framing import read_frames, write_frame, write_frames
 from notify.server.limits import Config
-from notify.server.transport import Transport, say_goodbye, write_response
+from notify.server.transport import Transport, say_goodbye
 
 MAX_PARTS = 64
 """Fragments of a message kept apart: one of two bytes costs forty."""
@@ -71,6 +74,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self._deaf = False
+        self._accept_key = ""
         self._in_step = True  # what is received begins with a frame: the parser holds no part of one
         self._unread = b""  # what came at once and is not parsed yet; while there is any, no more is read
         self._lesser = 0
@@ -80,15 +84,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Who looks at small messages before they are queued for `receive`."""
 
     def data_received(self, data: bytes) -> None:
-        """Parse, as far as it is fair to everybody else. A handshake that can't be read gets an answer."""
+        """Parse, as far as it is fair to everybody else."""
         if self._deaf:
             return
-        if not self.handshake_initiated:
-            super().data_received(data)  # its lines have limits of their own
-            if not self.handshake_initiated:
-                problem = InvalidRequest("the WebSocket handshake can't be read")
-                self._leave(write_response(problem, self.default_headers))
-        elif self._unread or self._resting is not None:
+        if self._unread or self._resting is not None:
             self._in_step = False
             self._unread += data
         elif not self._read_plain(data):
@@ -160,11 +159,37 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.read_paused = True
             self.transport.pause_reading()
 
-    def handle_connect(self, event: Any) -> None:
-        """Offer the transport to the application."""
-        super().handle_connect(event)
-        if not self.close_sent:
-            self.scope["extensions"]["notify.transport"] = SocketTransport(self.transport, self)  # type: ignore[assignment]  # ours
+    def take_over(self, transport: asyncio.Transport, scope: Any) -> None:
+        """Begin where HTTP ends: check the handshake that was read as a request (`scope`), and call the application.
+
+        uvicorn has its protocols read it twice, from text put together anew: a tenth of what a connection costs.
+        """
+        self.connections.add(self)
+        self.transport = transport
+        self.conn.parser = Protocol.parse(self.conn)  # from the first frame on: the handshake is read
+        next(self.conn.parser)
+        headers = Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]])
+        request = Request(scope["path"], headers, scope["method"], f"HTTP/{scope['http_version']}")
+        try:
+            self._accept_key = self.conn.process_request(request)[0]
+        except InvalidHandshake:
+            self.handshake_complete = True
+            self.conn.send_response(self.conn.accept(request))  # which says what is wrong with it
+            self._leave(b"".join(self.conn.data_to_send()))
+            return
+        self.scope = scope | {
+            "type": "websocket",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.4"},
+            "scheme": "wss" if scope["scheme"] == "https" else "ws",
+            "subprotocols": [
+                name.strip() for line in headers.get_all("Sec-WebSocket-Protocol") for name in line.split(",")
+            ],
+            "extensions": {"websocket.http.response": {}, "notify.transport": SocketTransport(transport, self)},
+        }
+        self.queue.put_nowait({"type": "websocket.connect"})
+        task = self.loop.create_task(self.run_asgi())
+        task.add_done_callback(self.on_task_complete)
+        self.tasks.add(task)
 
     def forget_handshake(self) -> None:
         """Let go of the scope: idle sockets are many."""
@@ -219,14 +244,33 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         await self.writable.wait()
         if self.disconnected or self._deaf or self.transport.is_closing():
             raise ClientDisconnected
+        if message["type"] == "websocket.accept" and not self.handshake_complete and self.initial_response is None:
+            self._accept(message)
+            return
         await super().send(message)
         if timer is not None and self.close_timer is not None and self.close_timer is not timer:
             self.close_timer.cancel()  # uvicorn's own, which waits for the peer
             self.close_timer = timer
             if self._resting is None:
                 self._parse_on()  # the peer's own close may be among what is unread
-        if message["type"] == "websocket.accept":
-            self.request = self.response = None  # type: ignore[assignment]  # 3 KiB that nobody needs again
+
+    def _accept(self, message: Any) -> None:
+        """Answer the handshake (RFC 6455, section 4.2.2), in a fraction of the time that the library and uvicorn take.
+
+        Raises ValueError for a header that does not fit on its line.
+        """
+        lines = [
+            *self.default_headers,
+            *message.get("headers", ()),
+            (b"Upgrade", b"websocket"),
+            (b"Connection", b"Upgrade"),
+            (b"Sec-WebSocket-Accept", self._accept_key.encode()),
+        ]
+        if subprotocol := message.get("subprotocol"):
+            lines.append((b"Sec-WebSocket-Protocol", subprotocol.encode("ascii")))
+        self.transport.write(b"HTTP/1.1 101 Switching Protocols\r\n%b\r\n" % write_lines(lines))
+        self.conn.state = State.OPEN
+        self.handshake_complete = True
 
     async def send_messages(self, messages: Sequence[str | bytes]) -> None:
         """Write whole messages, each a frame, in one system call; waits while the peer reads slower than this."""
