@@ -28,7 +28,7 @@ WATCH_SECONDS = 10.0
 """Pause between two looks at transactions that somebody left open: what they sent waits for them."""
 
 PLANS_SECONDS = 2.0
-"""Pause between two looks at whether tables have grown: 40,000 notifications at the most, under plans of before."""
+"""Pause between two looks at whether tables have grown: in one go, by some 40,000 notifications."""
 
 
 class Janitor:
