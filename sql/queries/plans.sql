@@ -1,6 +1,7 @@
 -- name: measure_tables
--- How large each of our tables is now, in pages, whatever statistics say. pg_class_relname_nsp_index; a look at each file.
-SELECT c.oid AS id, pg_relation_size(c.oid) / current_setting('block_size')::bigint AS pages
+-- How large each of our tables is now, in pages, whatever statistics say; one that is being dropped has no size any more.
+-- pg_class_relname_nsp_index; a look at each file.
+SELECT c.oid AS id, COALESCE(pg_relation_size(c.oid) / current_setting('block_size')::bigint, 0) AS pages
 FROM pg_class AS c WHERE c.relnamespace = 'notify'::regnamespace AND c.relkind = 'r'
 
 -- name: drop_plans

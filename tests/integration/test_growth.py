@@ -85,12 +85,11 @@ async def test_what_is_small_is_not_planned_for_anew(connection: asyncpg.Connect
 
 
 async def test_a_node_notices_by_itself(vacuumed: asyncpg.Connection, database_url: str) -> None:
-    async with connected(database_url, database_connections=CONNECTIONS) as store, asyncio.timeout(10):
+    async with connected(database_url, database_connections=CONNECTIONS) as store:
         assert await explain_everywhere(store) == [False] * CONNECTIONS
         await subscribe_many(vacuumed)
-        janitor = asyncio.create_task(Janitor(store).run())
-        try:
+        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+            janitor = tasks.create_task(Janitor(store).run())
             while await explain_everywhere(store) != [True] * CONNECTIONS:
                 await asyncio.sleep(0.05)
-        finally:
             janitor.cancel()
