@@ -18,11 +18,6 @@ LATE = 1.0
 
 
 @pytest.fixture
-def admin(service: Service) -> Admin:
-    return Admin(service)
-
-
-@pytest.fixture
 async def nodes(database_url: str) -> AsyncIterator[tuple[Service, Service]]:
     """Two nodes on one database."""
     async with Service(database_url) as one, Service(database_url) as other:
