@@ -1,16 +1,19 @@
-"""Whoever subscribes to Web Push, as the tests play it: a browser's keys, and the way to a push service of the test's own."""
+"""Whoever subscribes to Web Push, as the tests play it: a browser's keys, its subscription, and the way to a push service."""
 
 import json
 from typing import Any
 
 import asyncpg
+import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from notify.outbound import Outbound
 from notify.webpush import derive, encode_base64url, load_point, write_point
 from tests.receiver import Receiver
-from tests.service import Service
+from tests.service import Service, bearer, until
+
+PATH = "/v1/push/subscriptions"
 
 
 class Browser:
@@ -49,3 +52,38 @@ async def list_endpoints(connection: asyncpg.Connection, user: str = "alice") ->
         "SELECT endpoint FROM notify.push_subscription WHERE user_id = $1 ORDER BY seen_at", user
     )
     return [row["endpoint"] for row in rows]
+
+
+async def put(service: Service, subscription: object, user: str = "alice") -> httpx.Response:
+    return await service.client.put(PATH, json=subscription, headers=bearer(user))
+
+
+async def subscribe(service: Service, browser: Browser, user: str = "alice") -> None:
+    answer = await put(service, browser.describe(), user)
+    assert answer.status_code == 204, answer.text
+
+
+async def is_settled(connection: asyncpg.Connection, seq: int) -> bool:
+    """Whether every subscription is done with up to a seq, and nothing is claimed or waiting."""
+    unsettled = "SELECT count(*) FROM notify.push_subscription WHERE pushed_to < $1 OR next_at IS NOT NULL"
+    return not await connection.fetchval(unsettled, seq)
+
+
+async def settled(connection: asyncpg.Connection, seq: int) -> None:
+    await until(lambda: is_settled(connection, seq))
+
+
+async def take(push_service: Receiver, browser: Browser) -> Any:
+    return browser.read((await push_service.take()).body)
+
+
+async def looked_at(service: Service, push_service: Receiver) -> None:
+    """Return when all who were woken so far have been looked at, and nothing came of it: somebody woken later got a push."""
+    browser = Browser(push_service, "canary")
+    await subscribe(service, browser, "canary")
+    await service.send("canary")
+    request = await push_service.take()
+    assert request.target == "/send/canary"
+    answer = await service.client.request("DELETE", PATH, json=browser.describe(), headers=bearer("canary"))
+    assert answer.status_code == 204
+    assert push_service.requests.empty()
