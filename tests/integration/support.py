@@ -17,6 +17,9 @@ from tests.service import PATIENCE, SEND, Address, Service, bearer
 MAX_PENDING = 10_000
 """The setting's default, for tests that call the database's functions themselves."""
 
+BATCH = "/v1/notifications/batch"
+"""Where apps send several at once."""
+
 FIRST_STEP = 0.001
 """Seconds by which who won a race sets out later the next time."""
 
@@ -115,6 +118,11 @@ async def let_expire(connection: asyncpg.Connection, *notifications: str) -> Non
     await connection.execute(
         "UPDATE notify.notification SET expires_at = clock_timestamp() WHERE id = ANY ($1::uuid[])", notifications
     )
+
+
+async def count(connection: asyncpg.Connection, table: str) -> int:
+    found: int = await connection.fetchval(f"SELECT count(*) FROM notify.{table}")  # noqa: S608 - a name of ours
+    return found
 
 
 class Race:

@@ -1,14 +1,86 @@
-"""The Idempotency-Key beyond what sending itself tests: across nodes, in flight, after its day, after a change."""
+"""The Idempotency-Key: the same request twice is sent once, also across nodes, in flight, after its day and after a change."""
 
 import asyncio
 
 import asyncpg
 from httpx import Response
 
-from tests.integration.support import open_nodes, subscribe
+from tests.integration.support import BATCH, count, open_nodes, subscribe
 from tests.service import Service, bearer
 
 BODY = {"to": "alice", "type": "t", "data": 1}
+
+
+async def test_the_same_key_and_body_give_the_first_answer_again(
+    service: Service, connection: asyncpg.Connection
+) -> None:
+    body = {"to": ["ann", "bob"], "type": "t"}
+    first = await service.post(body, Idempotency_Key="k1")
+    again = await service.post(body, Idempotency_Key="k1")
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert first.json() == again.json()
+    assert again.headers["location"] == first.headers["location"]
+    assert "idempotent-replayed" not in first.headers
+    assert again.headers["idempotent-replayed"] == "true"
+    assert await count(connection, "notification") == 1
+
+
+async def test_the_same_key_with_another_body_is_refused(service: Service) -> None:
+    await service.post({"to": "ann", "type": "t"}, Idempotency_Key="k1")
+    answer = await service.post({"to": "ann", "type": "u"}, Idempotency_Key="k1")
+    assert (answer.status_code, answer.json()["type"]) == (422, "idempotency-key-reused")
+
+
+async def test_keys_belong_to_the_app_that_sent_them(service: Service, connection: asyncpg.Connection) -> None:
+    body = {"to": "ann", "type": "t"}
+    one = await service.post(body, Idempotency_Key="k1")
+    other = await service.post(body, app="other", Idempotency_Key="k1")
+    assert (one.status_code, other.status_code) == (201, 201)
+    assert one.json()["id"] != other.json()["id"]
+    assert await count(connection, "notification") == 2
+
+
+async def test_one_of_many_equal_requests_at_once_is_carried_out(
+    service: Service, connection: asyncpg.Connection
+) -> None:
+    body = {"to": "ann", "type": "t"}
+    answers = await asyncio.gather(*(service.post(body, Idempotency_Key="k1") for _ in range(20)))
+    assert {answer.status_code for answer in answers} <= {201, 409}
+    assert len({answer.json()["id"] for answer in answers if answer.status_code == 201}) == 1
+    assert await count(connection, "notification") == 1
+
+
+async def test_a_key_works_for_a_batch_and_errors_are_not_kept(
+    service: Service, connection: asyncpg.Connection
+) -> None:
+    bad = await service.post({"notifications": [{"to": "ann"}]}, path=BATCH, Idempotency_Key="k1")
+    assert bad.status_code == 400
+    body = {"notifications": [{"to": "ann", "type": "t"}, {"to": "bob", "type": "t"}]}
+    first = await service.post(body, path=BATCH, Idempotency_Key="k1")
+    again = await service.post(body, path=BATCH, Idempotency_Key="k1")
+    assert first.status_code == 201
+    assert first.json() == again.json()
+    assert again.headers["idempotent-replayed"] == "true"
+    assert await count(connection, "notification") == 2
+
+
+async def test_a_taken_key_fails_its_own_request_and_none_of_those_beside_it(
+    service: Service, connection: asyncpg.Connection
+) -> None:
+    await service.post({"to": "ann", "type": "t"}, Idempotency_Key="k1")
+    requests = [service.post({"to": f"user{place}", "type": "t"}) for place in range(30)]
+    requests.insert(15, service.post({"to": "ann", "type": "another"}, Idempotency_Key="k1"))
+    answers = await asyncio.gather(*requests)
+    assert [answer.status_code for answer in answers].count(201) == 30
+    assert answers[15].status_code == 422
+    assert await count(connection, "notification") == 31
+
+
+async def test_a_key_that_is_no_key_is_refused(service: Service) -> None:
+    for key in ("", "k" * 256):
+        answer = await service.post({"to": "ann", "type": "t"}, Idempotency_Key=key)
+        assert answer.status_code == 400, key
+        assert answer.json()["errors"][0]["pointer"] == "/Idempotency-Key"
 
 
 async def test_racing_on_two_nodes_stores_one(database_url: str, connection: asyncpg.Connection) -> None:

@@ -1,4 +1,4 @@
-"""Sending over HTTP: answered after the commit, all or nothing, and the same request twice is sent once."""
+"""Sending over HTTP: answered after the commit, all or nothing, within its limits, by those who may."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,21 +12,16 @@ import msgspec
 import pytest
 
 from notify.api.plain import REFUSAL_SECONDS
+from tests.integration.support import BATCH, count
 from tests.service import SEND, Service, bearer, holding, until
 
 PATH = "/v1/notifications"
-BATCH = "/v1/notifications/batch"
 
 
 @asynccontextmanager
 async def serving(database_url: str, **settings: Any) -> AsyncIterator[Service]:
     async with Service(database_url, **settings) as service:
         yield service
-
-
-async def count(connection: asyncpg.Connection, table: str) -> int:
-    found: int = await connection.fetchval(f"SELECT count(*) FROM notify.{table}")  # noqa: S608 - a name of ours
-    return found
 
 
 async def test_an_accepted_notification_is_committed_and_can_be_followed(
@@ -155,81 +150,6 @@ async def test_a_method_that_is_none_here_says_which_are(service: Service) -> No
         assert answer.status_code in {404, 405}
     answer = await service.client.put(PATH, headers=bearer("shop", scope=SEND))
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
-
-
-# Idempotency
-
-
-async def test_the_same_key_and_body_give_the_first_answer_again(
-    service: Service, connection: asyncpg.Connection
-) -> None:
-    body = {"to": ["ann", "bob"], "type": "t"}
-    first = await service.post(body, Idempotency_Key="k1")
-    again = await service.post(body, Idempotency_Key="k1")
-    assert (first.status_code, again.status_code) == (201, 201)
-    assert first.json() == again.json()
-    assert again.headers["location"] == first.headers["location"]
-    assert "idempotent-replayed" not in first.headers
-    assert again.headers["idempotent-replayed"] == "true"
-    assert await count(connection, "notification") == 1
-
-
-async def test_the_same_key_with_another_body_is_refused(service: Service) -> None:
-    await service.post({"to": "ann", "type": "t"}, Idempotency_Key="k1")
-    answer = await service.post({"to": "ann", "type": "u"}, Idempotency_Key="k1")
-    assert (answer.status_code, answer.json()["type"]) == (422, "idempotency-key-reused")
-
-
-async def test_keys_belong_to_the_app_that_sent_them(service: Service, connection: asyncpg.Connection) -> None:
-    body = {"to": "ann", "type": "t"}
-    one = await service.post(body, Idempotency_Key="k1")
-    other = await service.post(body, app="other", Idempotency_Key="k1")
-    assert (one.status_code, other.status_code) == (201, 201)
-    assert one.json()["id"] != other.json()["id"]
-    assert await count(connection, "notification") == 2
-
-
-async def test_one_of_many_equal_requests_at_once_is_carried_out(
-    service: Service, connection: asyncpg.Connection
-) -> None:
-    body = {"to": "ann", "type": "t"}
-    answers = await asyncio.gather(*(service.post(body, Idempotency_Key="k1") for _ in range(20)))
-    assert {answer.status_code for answer in answers} <= {201, 409}
-    assert len({answer.json()["id"] for answer in answers if answer.status_code == 201}) == 1
-    assert await count(connection, "notification") == 1
-
-
-async def test_a_key_works_for_a_batch_and_errors_are_not_kept(
-    service: Service, connection: asyncpg.Connection
-) -> None:
-    bad = await service.post({"notifications": [{"to": "ann"}]}, path=BATCH, Idempotency_Key="k1")
-    assert bad.status_code == 400
-    body = {"notifications": [{"to": "ann", "type": "t"}, {"to": "bob", "type": "t"}]}
-    first = await service.post(body, path=BATCH, Idempotency_Key="k1")
-    again = await service.post(body, path=BATCH, Idempotency_Key="k1")
-    assert first.status_code == 201
-    assert first.json() == again.json()
-    assert again.headers["idempotent-replayed"] == "true"
-    assert await count(connection, "notification") == 2
-
-
-async def test_a_taken_key_fails_its_own_request_and_none_of_those_beside_it(
-    service: Service, connection: asyncpg.Connection
-) -> None:
-    await service.post({"to": "ann", "type": "t"}, Idempotency_Key="k1")
-    requests = [service.post({"to": f"user{place}", "type": "t"}) for place in range(30)]
-    requests.insert(15, service.post({"to": "ann", "type": "another"}, Idempotency_Key="k1"))
-    answers = await asyncio.gather(*requests)
-    assert [answer.status_code for answer in answers].count(201) == 30
-    assert answers[15].status_code == 422
-    assert await count(connection, "notification") == 31
-
-
-async def test_a_key_that_is_no_key_is_refused(service: Service) -> None:
-    for key in ("", "k" * 256):
-        answer = await service.post({"to": "ann", "type": "t"}, Idempotency_Key=key)
-        assert answer.status_code == 400, key
-        assert answer.json()["errors"][0]["pointer"] == "/Idempotency-Key"
 
 
 # For now or never
