@@ -22,8 +22,8 @@ OF_OTHERS = {
     ("README.md", "bash"): "tests/integration/test_readme.py",
     ("README.md", "json"): "tests/integration/test_readme.py",
     ("web-push.md", "js"): "tests/browser/test_push.py",
-    ("when-nobody-is-there.md", "json"): "tests/integration/test_webhooks.py",
-    ("when-nobody-is-there.md", "python"): "tests/integration/test_webhooks.py",
+    ("when-nobody-is-there.md", "json"): "tests/integration/webhooks/calls.py",
+    ("when-nobody-is-there.md", "python"): "tests/integration/webhooks/calls.py",
 }
 """Guides and languages whose blocks are run beside the tests of their feature, which read them from the guide."""
 
