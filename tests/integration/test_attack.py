@@ -1,8 +1,8 @@
 """What an attacker tries on a running service, and gets nothing of.
 
 Forged tokens at every door, other people's things, pages of other sites, and requests that cost the service far more than
-their sender. The parts are tested one by one elsewhere (tests/unit/test_auth.py, test_keys.py and test_keyring.py,
-tests/integration/server); here they stand behind the doors that the world sees.
+their sender. The parts are tested one by one elsewhere (tests/unit/test_auth.py, test_claims.py, test_keys.py and
+test_keyring.py, tests/integration/server); here they stand behind the doors that the world sees.
 """
 
 import json
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from notify.console.session import COOKIE
 from tests.integration.support import acknowledge, list_inbox, open_stream
 from tests.service import CANARY, PATIENCE, SEND, Service, bearer
-from tests.unit.test_auth import sign_raw
+from tests.tokens import sign_raw
 
 ISSUER = "https://id.example"
 AUDIENCE = "notify"
