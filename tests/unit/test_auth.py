@@ -4,7 +4,7 @@ import json
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -17,18 +17,10 @@ from notify import auth
 from notify.auth import LEEWAY, MAX_TOKEN_BYTES, Authenticator, Identity, mint, mint_with_key
 from notify.errors import ConfigurationError, InvalidToken
 from notify.keys import KeyRing, read_public_keys, read_secret
-from tests.keys import SECRET
+from tests.keys import ED25519, P256, RSA, SECRET, PrivateKey, pem_of
 from tests.tokens import NOW, Clock, b64, refused, sign, sign_raw, with_secret
 
 NEXT_SECRET = "the one that replaces it while rotating"
-RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-P256 = ec.generate_private_key(ec.SECP256R1())
-ED25519 = ed25519.Ed25519PrivateKey.generate()
-PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
-
-
-def public_pem(private: PrivateKey) -> str:
-    return private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 def private_pem(private: PrivateKey) -> str:
@@ -45,7 +37,7 @@ async def test_a_good_token_says_who_and_until_when() -> None:
 
 @pytest.mark.parametrize("private", [RSA, P256, ED25519])
 async def test_a_token_minted_with_a_private_key_verifies_with_its_public_one(private: PrivateKey) -> None:
-    authenticator = Authenticator(KeyRing(read_public_keys(public_pem(private))), issuer="id", audience="notify")
+    authenticator = Authenticator(KeyRing(read_public_keys(pem_of(private))), issuer="id", audience="notify")
     token = mint_with_key(
         private_pem(private), subject="shop", scope="notifications:send", issuer="id", audience="notify", token_id="t"
     )
@@ -84,12 +76,12 @@ async def test_a_token_without_a_signature_is_refused() -> None:
 async def test_a_public_key_is_never_an_hmac_secret(private: PrivateKey) -> None:
     key = private.public_key()
     known = [
-        public_pem(private).encode(),
-        public_pem(private).strip().encode(),
+        pem_of(private).encode(),
+        pem_of(private).strip().encode(),
         key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
     ]
     claims = json.dumps({"sub": "alice", "exp": NOW + 3600}).encode()
-    authenticator = Authenticator(KeyRing([*read_public_keys(public_pem(private)), read_secret(SECRET)]), clock=Clock())
+    authenticator = Authenticator(KeyRing([*read_public_keys(pem_of(private)), read_secret(SECRET)]), clock=Clock())
     for secret in known:
         for alg in (b"HS256", b"RS256", b"ES256", b"EdDSA"):
             await refused(sign_raw(b'{"alg":"%s"}' % alg, claims, secret), authenticator)
@@ -98,7 +90,7 @@ async def test_a_public_key_is_never_an_hmac_secret(private: PrivateKey) -> None
 async def test_a_key_only_checks_the_algorithm_of_its_type() -> None:
     pss = jwt.encode({"sub": "alice", "exp": NOW + 3600}, RSA, "PS256")
     sha512 = jwt.encode({"sub": "alice", "exp": NOW + 3600}, RSA, "RS512")
-    authenticator = Authenticator(KeyRing(read_public_keys(public_pem(RSA))), clock=Clock())
+    authenticator = Authenticator(KeyRing(read_public_keys(pem_of(RSA))), clock=Clock())
     await refused(pss, authenticator)
     await refused(sha512, authenticator)
     await refused(jwt.encode({"sub": "alice", "exp": NOW + 3600}, P256, "ES256"), authenticator)
@@ -220,7 +212,7 @@ def test_nothing_is_minted_that_would_be_refused() -> None:
     [
         "",
         "not a key",
-        public_pem(RSA),
+        pem_of(RSA),
         private_pem(ec.generate_private_key(ec.SECP384R1())),
         private_pem(rsa.generate_private_key(public_exponent=65537, key_size=1024)),  # noqa: S505 - to be refused
         P256.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"password")).decode(),
