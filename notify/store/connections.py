@@ -53,7 +53,8 @@ class Connections:
     async def lend(self) -> "AsyncIterator[Connection]":
         """Lend a connection. One whose statement failed goes back to the pool, which looks whether it is still good.
 
-        Raises what the pool raises: TimeoutError when all stay busy, asyncpg's errors and OSError when no new one can be opened.
+        Raises what the pool raises: TimeoutError when all stay busy, asyncpg's errors and OSError when no new one can be opened,
+        or when one that has to drop its plans first turns out to be broken.
         """
         connection = await self._take()
         try:
