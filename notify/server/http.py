@@ -296,21 +296,29 @@ class HttpProtocol(HttpToolsProtocol):
         The time between two requests is over with it, too: a proxy may open a socket where requests were answered before.
         """
         self._unset_keepalive_if_required()
-        longest = max((len(name) + len(value) for name, value in self.headers), default=0)
-        if max(longest, len(self.url)) > MAX_LINE_BYTES or len(self.headers) > MAX_LINES:
-            self._refuse(HeadersTooLarge(f"a handshake has {MAX_LINES} lines of {MAX_LINE_BYTES} bytes at most"))
-            return
-        fields = dict(self.headers)
-        if b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0":
-            self._refuse(InvalidRequest("a WebSocket handshake has no body"))
+        if (problem := self._find_fault()) is not None:
+            self._refuse(problem)
             return
         self.connections.discard(self)
         protocol = WebSocketProtocol(
             config=self.config, server_state=self.server_state, app_state=self.app_state, _loop=self.loop
         )
-        protocol.take_over(self.transport, self.scope)
         self.transport.set_protocol(protocol)
+        protocol.take_over(self.transport, self.scope)
         self.parser = None  # type: ignore[assignment]  # they refer to each other: freed at once, not by the collector
+
+    def _find_fault(self) -> Problem | None:
+        """Return what keeps a handshake from being handed over, if anything does."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            # Whoever is being answered would never hear that its client is gone, and would write into the other protocol.
+            return InvalidRequest("a WebSocket handshake waits for the answers to what was asked before it")
+        longest = max((len(name) + len(value) for name, value in self.headers), default=0)
+        if max(longest, len(self.url)) > MAX_LINE_BYTES or len(self.headers) > MAX_LINES:
+            return HeadersTooLarge(f"a handshake has {MAX_LINES} lines of {MAX_LINE_BYTES} bytes at most")
+        fields = dict(self.headers)
+        if b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0":
+            return InvalidRequest("a WebSocket handshake has no body")
+        return None
 
     def _arm(self, seconds: float) -> None:
         self._disarm()

@@ -11,7 +11,6 @@ from typing import Any
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.datastructures import Headers
-from websockets.exceptions import InvalidHandshake
 from websockets.http11 import Request
 from websockets.protocol import Protocol, State
 
@@ -169,22 +168,28 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.conn.parser = Protocol.parse(self.conn)  # from the first frame on: the handshake is read
         next(self.conn.parser)
         headers = Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]])
-        request = Request(scope["path"], headers, scope["method"], f"HTTP/{scope['http_version']}")
+        request = Request(scope["path"], headers, method=scope.pop("method"), protocol=f"HTTP/{scope['http_version']}")
         try:
             self._accept_key = self.conn.process_request(request)[0]
-        except InvalidHandshake:
-            self.handshake_complete = True
-            self.conn.send_response(self.conn.accept(request))  # which says what is wrong with it
-            self._leave(b"".join(self.conn.data_to_send()))
-            return
+        except Exception:  # noqa: BLE001 - answered and, if it is nothing that a client can cause, logged by the library
+            self._refuse(request)
+        else:
+            self._begin(scope, headers.get_all("Sec-WebSocket-Protocol"))
+
+    def _refuse(self, request: Request) -> None:
+        """Say what is wrong with a handshake, in the library's words."""
+        self.handshake_complete = True
+        self.conn.send_response(self.conn.accept(request))
+        self._leave(b"".join(self.conn.data_to_send()))
+
+    def _begin(self, scope: Any, offered: Sequence[str]) -> None:
+        """Call the application, as uvicorn does (https://asgi.readthedocs.io/en/latest/specs/www.html)."""
         self.scope = scope | {
             "type": "websocket",
             "asgi": {"version": self.asgi_version, "spec_version": "2.4"},
             "scheme": "wss" if scope["scheme"] == "https" else "ws",
-            "subprotocols": [
-                name.strip() for line in headers.get_all("Sec-WebSocket-Protocol") for name in line.split(",")
-            ],
-            "extensions": {"websocket.http.response": {}, "notify.transport": SocketTransport(transport, self)},
+            "subprotocols": [name.strip() for line in offered for name in line.split(",")],
+            "extensions": {"websocket.http.response": {}, "notify.transport": SocketTransport(self.transport, self)},
         }
         self.queue.put_nowait({"type": "websocket.connect"})
         task = self.loop.create_task(self.run_asgi())
@@ -238,7 +243,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._drop_later()
 
     async def send(self, message: Any) -> None:
-        """Send. A close gets a deadline after which the connection is dropped. Raises ClientDisconnected."""
+        """Send. A close gets a deadline after which the connection is dropped.
+
+        Raises ClientDisconnected, and ValueError for a header that does not fit on its line.
+        """
         # The deadline comes first: a close has to wait until the peer has read what was sent before it.
         timer = self._drop_later() if message["type"] == "websocket.close" else None
         await self.writable.wait()
@@ -248,6 +256,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._accept(message)
             return
         await super().send(message)
+        if message["type"] == "websocket.http.response.body" and self.close_sent:
+            self.handshake_complete = True  # uvicorn would report an application that did not answer
         if timer is not None and self.close_timer is not None and self.close_timer is not timer:
             self.close_timer.cancel()  # uvicorn's own, which waits for the peer
             self.close_timer = timer
