@@ -6,6 +6,7 @@ traffic goes on between them. Each node renews its own connections' plans.
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -40,46 +41,36 @@ class Janitor:
     async def run(self) -> None:
         """Keep at it. What fails is logged and tried again."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._release(), name="janitor outbox")
-            tasks.create_task(self._retain(), name="janitor retention")
-            tasks.create_task(self._watch(), name="janitor watch")
-            tasks.create_task(self._renew_plans(), name="janitor plans")
+            tasks.create_task(repeat(self._release, POLL_SECONDS), name="janitor outbox")
+            tasks.create_task(repeat(self._retain, RETENTION_SECONDS), name="janitor retention")
+            tasks.create_task(repeat(self._watch, WATCH_SECONDS), name="janitor watch")
+            tasks.create_task(repeat(self._renew_plans, PLANS_SECONDS), name="janitor plans")
 
-    async def _release(self) -> None:
-        while True:
-            pause = POLL_SECONDS
-            try:
-                busy = await self._store.outbox.release() + await self._store.outbox.sweep_expired()
-                due = 0.0 if busy else await self._store.outbox.next_due()
-                # What is long due and did not get done waits for somebody: looking again at once would not help.
-                stuck = due is None or due < -POLL_SECONDS
-                pause = POLL_SECONDS if due is None or stuck else min(max(due, 0.02), POLL_SECONDS)
-            except NotifyError as error:
-                log.warning("janitor.interrupted", reason=str(error))
-            await asyncio.sleep(pause * random.uniform(0.8, 1.0))  # noqa: S311 - jitter, not a secret
+    async def _release(self) -> float:
+        busy = await self._store.outbox.release() + await self._store.outbox.sweep_expired()
+        due = 0.0 if busy else await self._store.outbox.next_due()
+        # What is long due and did not get done waits for somebody: looking again at once would not help.
+        stuck = due is None or due < -POLL_SECONDS
+        return POLL_SECONDS if due is None or stuck else min(max(due, 0.02), POLL_SECONDS)
 
-    async def _retain(self) -> None:
-        while True:
-            pause = RETENTION_SECONDS
-            try:
-                if await self._store.retention.work():
-                    pause = RETENTION_BUSY_SECONDS
-            except NotifyError as error:
-                log.warning("janitor.interrupted", reason=str(error))
-            await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, not a secret
+    async def _retain(self) -> float:
+        return RETENTION_BUSY_SECONDS if await self._store.retention.work() else RETENTION_SECONDS
 
-    async def _watch(self) -> None:
-        while True:
-            try:
-                metrics.OLDEST_TRANSACTION.set(await self._store.outbox.oldest_transaction())
-            except NotifyError as error:
-                log.warning("janitor.interrupted", reason=str(error))
-            await asyncio.sleep(WATCH_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, not a secret
+    async def _watch(self) -> float:
+        metrics.OLDEST_TRANSACTION.set(await self._store.outbox.oldest_transaction())
+        return WATCH_SECONDS
 
-    async def _renew_plans(self) -> None:
-        while True:
-            try:
-                await self._store.plans.renew()
-            except NotifyError as error:
-                log.warning("janitor.interrupted", reason=str(error))
-            await asyncio.sleep(PLANS_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, not a secret
+    async def _renew_plans(self) -> float:
+        await self._store.plans.renew()
+        return PLANS_SECONDS
+
+
+async def repeat(work: Callable[[], Awaitable[float]], patience: float) -> None:
+    """Do some work over and over, pausing for about as many seconds as it returns; for `patience` of them when it fails."""
+    while True:
+        try:
+            pause = await work()
+        except NotifyError as error:
+            log.warning("janitor.interrupted", reason=str(error))
+            pause = patience
+        await asyncio.sleep(pause * random.uniform(0.8, 1.0))  # noqa: S311 - jitter, not a secret

@@ -14,6 +14,7 @@ from notify.store.connections import PlanningConnection
 from notify.store.database import Connection
 from notify.store.plans import GROWTH, SMALL_PAGES, Plans
 from tests.mailing import connected
+from tests.service import until
 
 STATEMENT = query("list_topic_users")
 """Planned while there is nothing, it reads every topic's subscribers in the order of their ids; later, one topic's alone."""
@@ -56,6 +57,10 @@ async def explain_everywhere(store: Store) -> list[bool]:
         return await asyncio.gather(*(store.database.use(explain) for _ in range(CONNECTIONS)))
 
 
+async def have_planned_anew(store: Store) -> bool:
+    return await explain_everywhere(store) == [True] * CONNECTIONS
+
+
 async def read_pages(connection: asyncpg.Connection) -> int:
     pages: int = await connection.fetchval("SELECT pg_relation_size('notify.subscription') / 8192")
     return pages
@@ -70,7 +75,7 @@ async def test_every_connection_plans_anew_when_a_table_has_grown(
         await subscribe_many(vacuumed)
         assert await explain_everywhere(store) == [False] * CONNECTIONS
         assert await store.plans.renew()
-        assert await explain_everywhere(store) == [True] * CONNECTIONS
+        assert await have_planned_anew(store)
         assert not await store.plans.renew()
 
 
@@ -140,23 +145,24 @@ async def test_a_table_that_is_held_is_not_waited_for(connection: asyncpg.Connec
 
 
 async def test_a_table_that_is_dropped_meanwhile_counts_as_empty(connection: asyncpg.Connection, store: Store) -> None:
-    blocked = True
-    async with asyncio.timeout(10):
-        while blocked:  # a machine that stands still for a quarter of a second has to try again
-            await connection.execute("CREATE TABLE notify.passing (n integer)")
-            dropping = connection.transaction()
-            await dropping.start()
+    async def look_while_it_goes() -> bool:
+        await connection.execute("CREATE TABLE notify.passing (n integer)")
+        async with connection.transaction():
             await connection.execute("DROP TABLE notify.passing")
             look = asyncio.create_task(store.plans.renew())
-            while not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
-                if look.done():
-                    break
-            await dropping.commit()
-            try:
-                assert not await look
-                blocked = False
-            except Blocked:
-                continue
+
+            async def waits() -> bool:
+                waiting: bool = await connection.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+                return waiting or look.done()
+
+            await until(waits)
+        try:
+            assert not await look
+        except Blocked:  # this machine stood still for a quarter of a second: again
+            return False
+        return True
+
+    await until(look_while_it_goes)
 
 
 async def test_a_node_notices_by_itself(
@@ -180,6 +186,5 @@ async def test_a_node_notices_by_itself(
         await looked.wait()  # what it is to notice comes after its first look
         assert await explain_everywhere(store) == [False] * CONNECTIONS
         await subscribe_many(vacuumed)
-        while await explain_everywhere(store) != [True] * CONNECTIONS:
-            await asyncio.sleep(0.05)
+        await until(lambda: have_planned_anew(store))
         janitor.cancel()
